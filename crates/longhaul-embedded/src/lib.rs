@@ -1,0 +1,1 @@
+//! The embedded broker: a durable topic log with HTTP in and server-sent events out

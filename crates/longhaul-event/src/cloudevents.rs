@@ -1,0 +1,1 @@
+//! CloudEvents attributes in the bindings of Kafka, AMQP, NATS and HTTP.

@@ -1,0 +1,1 @@
+//! The flow protocol as state machines: numbers in, numbers out

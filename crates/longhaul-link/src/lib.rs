@@ -1,0 +1,1 @@
+//! QUIC links with mutual TLS: dialling, accepting, parcels and the fair scheduler

@@ -1,0 +1,1 @@
+//! Where does this event go, and why not elsewhere

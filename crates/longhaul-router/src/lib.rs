@@ -1,0 +1,1 @@
+//! The router: assembly, supervision, reload and drain

@@ -1,0 +1,1 @@
+//! Frames between routers as structs, and their bytes

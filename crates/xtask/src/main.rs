@@ -1,0 +1,2 @@
+//! Automation: broker provisioning, layers and tidiness
+fn main() {}
