@@ -3,6 +3,8 @@
 //! A [`Connector`] is one broker of this region. A [`Source`] lists shards and opens readers; a [`Sink`] opens flows, returning
 //! the durable cursor that it found, and writes. Forgetting fails safe: what is dropped is not delivered, not released.
 
+#[cfg(feature = "testing")]
+pub mod conformance;
 mod connector;
 mod error;
 mod sink;
