@@ -118,20 +118,45 @@ pub struct From {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SourceKind {
     /// Every Kafka topic that matches one of the filters.
-    Kafka { topics: Vec<Filter> },
+    Kafka {
+        /// At least one.
+        topics: Vec<Filter>,
+    },
     /// Messages that an exchange would route to a queue bound with these patterns. Longhaul declares that queue, one per
     /// route and destination.
-    RabbitExchange { exchange: String, topics: Vec<Filter> },
+    RabbitExchange {
+        /// An existing exchange.
+        exchange: String,
+        /// Binding patterns, at least one.
+        topics: Vec<Filter>,
+    },
     /// An existing queue, consumed.
-    RabbitQueue { queue: String },
+    RabbitQueue {
+        /// An existing queue.
+        queue: String,
+    },
     /// A JetStream stream; `None` means the stream that holds the subjects.
-    JetStream { stream: Option<String>, topics: Vec<Filter> },
+    JetStream {
+        /// An existing stream.
+        stream: Option<String>,
+        /// Subjects, at least one.
+        topics: Vec<Filter>,
+    },
     /// Core NATS subjects, at most once.
-    CoreNats { topics: Vec<Filter> },
+    CoreNats {
+        /// Subjects, at least one.
+        topics: Vec<Filter>,
+    },
     /// Core NATS subjects, captured into a stream that Longhaul declares.
-    NatsCapture { topics: Vec<Filter> },
+    NatsCapture {
+        /// Subjects, at least one.
+        topics: Vec<Filter>,
+    },
     /// Topics of the embedded broker.
-    Embedded { topics: Vec<Filter> },
+    Embedded {
+        /// At least one.
+        topics: Vec<Filter>,
+    },
 }
 
 /// One writing end of a route.
@@ -151,11 +176,22 @@ pub struct To {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SinkKind {
     /// Kafka topics.
-    Kafka { partition: Partition, tombstone_on_empty: bool },
+    Kafka {
+        /// How the partition is picked.
+        partition: Partition,
+        /// Whether an empty payload becomes a tombstone (a record without a value).
+        tombstone_on_empty: bool,
+    },
     /// An exchange; the routing key is the mapped topic.
-    RabbitExchange { exchange: String },
+    RabbitExchange {
+        /// An existing exchange.
+        exchange: String,
+    },
     /// A queue, through the default exchange.
-    RabbitQueue { queue: String },
+    RabbitQueue {
+        /// An existing queue.
+        queue: String,
+    },
     /// JetStream: the subject is the mapped topic.
     JetStream,
     /// Core NATS, at most once.
@@ -258,6 +294,58 @@ pub struct FlowKey {
     pub from: (String, String, String),
     /// Region and broker it goes to.
     pub to: (String, String),
+}
+
+impl SourceKind {
+    /// The filters that it reads by; none for a queue, which gives whatever is in it.
+    #[must_use]
+    pub fn topics(&self) -> &[Filter] {
+        match self {
+            Self::Kafka { topics }
+            | Self::RabbitExchange { topics, .. }
+            | Self::JetStream { topics, .. }
+            | Self::CoreNats { topics }
+            | Self::NatsCapture { topics }
+            | Self::Embedded { topics } => topics,
+            Self::RabbitQueue { .. } => &[],
+        }
+    }
+
+    /// The kind of broker that has such a source.
+    #[must_use]
+    pub fn broker_kind(&self) -> BrokerKind {
+        match self {
+            Self::Kafka { .. } => BrokerKind::Kafka,
+            Self::RabbitExchange { .. } | Self::RabbitQueue { .. } => BrokerKind::RabbitMq,
+            Self::JetStream { .. } | Self::CoreNats { .. } | Self::NatsCapture { .. } => BrokerKind::Nats,
+            Self::Embedded { .. } => BrokerKind::Embedded,
+        }
+    }
+}
+
+impl SinkKind {
+    /// The kind of broker that has such a sink.
+    #[must_use]
+    pub fn broker_kind(&self) -> BrokerKind {
+        match self {
+            Self::Kafka { .. } => BrokerKind::Kafka,
+            Self::RabbitExchange { .. } | Self::RabbitQueue { .. } => BrokerKind::RabbitMq,
+            Self::JetStream | Self::CoreNats => BrokerKind::Nats,
+            Self::Embedded => BrokerKind::Embedded,
+        }
+    }
+}
+
+impl Guarantee {
+    /// The word of the documents.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EffectivelyOnce => "effectively-once",
+            Self::AtLeastOnce => "at-least-once",
+            Self::AtMostOnce => "at-most-once",
+        }
+    }
 }
 
 impl FlowKey {

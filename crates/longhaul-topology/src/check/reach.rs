@@ -1,0 +1,41 @@
+//! Whether the regions of every route are joined. A route needs a link of its own: nothing passes through a third region yet.
+
+use super::{Place, Problem, ProblemKind};
+use crate::{Graph, Mesh};
+
+pub(super) fn check(mesh: &Mesh, problems: &mut Vec<Problem>) {
+    let graph = Graph::of(mesh);
+    for (at, route) in mesh.routes.iter().enumerate() {
+        for (i, to) in route.to.iter().enumerate() {
+            let (a, b) = (route.from.region.as_str(), to.region.as_str());
+            let Some(region) = mesh.regions.iter().position(|region| region.name == b) else { continue };
+            if a == b || mesh.region(a).is_none() {
+                continue;
+            }
+            if !graph.linked(a, b) {
+                problems.push(unreachable(&graph, (a, b), &route.name, (at, i)));
+            }
+            if mesh.regions[region].routers.is_empty() {
+                let message = format!("route `{}` leads to `{b}`, whose routers have no address", route.name);
+                let problem = Problem::new(ProblemKind::Incomplete, Place::Region(region), "no `routers`", message);
+                problems.push(problem.with(Place::ToRegion(at, i), "needed here").help(
+                    "give it `routers: [\"HOST:PORT\"]`, where the routers of other regions reach those of this one",
+                ));
+            }
+        }
+    }
+}
+
+fn unreachable(graph: &Graph<'_>, (a, b): (&str, &str), route: &str, (at, i): (usize, usize)) -> Problem {
+    let way = match graph.shortest_path(a, b) {
+        Some(path) => {
+            let over = &path.regions[1..path.regions.len() - 1];
+            format!("the way over {} is not used: passing through a region is not available yet", over.join(" and "))
+        }
+        None => "and no chain of links joins them either".to_owned(),
+    };
+    let message = format!("route `{route}` leads from `{a}` to `{b}`, but no link joins the two; {way}");
+    Problem::new(ProblemKind::Unreachable, Place::ToRegion(at, i), format!("not linked to `{a}`"), message)
+        .with(Place::FromRegion(at), "from here")
+        .help(format!("add to `links`: {{between: [{a}, {b}]}}"))
+}

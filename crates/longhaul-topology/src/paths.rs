@@ -1,0 +1,124 @@
+//! Shortest paths between regions, by the cost of links.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use crate::Graph;
+
+/// A way from one region to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path<'a> {
+    /// The regions on the way, both ends included.
+    pub regions: Vec<&'a str>,
+    /// Sum of the costs of its links.
+    pub cost: u64,
+}
+
+impl<'a> Graph<'a> {
+    /// The cheapest way; of two equally cheap ones, always the same. `None` when there is none or a region is unknown.
+    #[must_use]
+    pub fn shortest_path(&self, from: &str, to: &str) -> Option<Path<'a>> {
+        let from = self.regions().find(|region| *region == from)?;
+        let mut best: BTreeMap<&str, (u64, Option<&'a str>)> = BTreeMap::from([(from, (0, None))]);
+        let mut open = BinaryHeap::from([Reverse((0u64, from))]);
+        while let Some(Reverse((cost, region))) = open.pop() {
+            if region == to {
+                return Some(Path { regions: walk_back(&best, region), cost });
+            }
+            if best.get(region).is_some_and(|(known, _)| *known < cost) {
+                continue;
+            }
+            for edge in self.edges(region) {
+                let onward = cost + u64::from(edge.cost);
+                if best.get(edge.to).is_none_or(|(known, _)| onward < *known) {
+                    best.insert(edge.to, (onward, Some(region)));
+                    open.push(Reverse((onward, edge.to)));
+                }
+            }
+        }
+        None
+    }
+}
+
+fn walk_back<'a>(best: &BTreeMap<&str, (u64, Option<&'a str>)>, end: &'a str) -> Vec<&'a str> {
+    let mut regions = vec![end];
+    let mut at = end;
+    while let Some((_, Some(before))) = best.get(at) {
+        regions.push(before);
+        at = before;
+    }
+    regions.reverse();
+    regions
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Link, Mesh, Region};
+
+    fn mesh(regions: &[&str], links: &[(&str, &str, u32)]) -> Mesh {
+        Mesh {
+            name: "m".to_owned(),
+            regions: regions
+                .iter()
+                .map(|name| Region { name: (*name).to_owned(), routers: Vec::new(), brokers: Vec::new() })
+                .collect(),
+            links: links
+                .iter()
+                .map(|(a, b, cost)| Link {
+                    between: [(*a).to_owned(), (*b).to_owned()],
+                    cost: Some(*cost),
+                    bandwidth_bits: None,
+                    rtt_ms: None,
+                })
+                .collect(),
+            routes: Vec::new(),
+            foreign_mirrors: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn takes_the_cheaper_detour() {
+        let mesh = mesh(&["a", "b", "c", "d"], &[("a", "c", 10), ("a", "b", 2), ("b", "c", 3)]);
+        let graph = Graph::of(&mesh);
+        let path = graph.shortest_path("c", "a").unwrap();
+        assert_eq!((path.regions, path.cost), (vec!["c", "b", "a"], 5));
+        assert_eq!(graph.shortest_path("a", "a").unwrap().regions, ["a"]);
+        assert!(graph.shortest_path("a", "d").is_none());
+        assert!(graph.shortest_path("a", "nowhere").is_none());
+        assert!(graph.shortest_path("nowhere", "a").is_none());
+        assert!(graph.linked("c", "a") && !graph.linked("c", "d"));
+    }
+
+    #[test]
+    fn a_link_to_nowhere_or_to_itself_joins_nothing() {
+        let mesh = mesh(&["a"], &[("a", "b", 1), ("a", "a", 1)]);
+        assert!(Graph::of(&mesh).edges("a").is_empty());
+    }
+
+    proptest! {
+        /// Against Floyd and Warshall.
+        #[test]
+        fn cost_is_the_least_of_all_ways(links in proptest::collection::vec((0usize..6, 0usize..6, 1u32..20), 0..15)) {
+            let names = ["a", "b", "c", "d", "e", "f"];
+            let named: Vec<_> = links.iter().map(|(a, b, cost)| (names[*a], names[*b], *cost)).collect();
+            let mesh = mesh(&names, &named);
+            let mut cost = [[u64::MAX / 4; 6]; 6];
+            for (i, row) in cost.iter_mut().enumerate() { row[i] = 0; }
+            for (a, b, c) in &links {
+                cost[*a][*b] = cost[*a][*b].min(u64::from(*c));
+                cost[*b][*a] = cost[*b][*a].min(u64::from(*c));
+            }
+            for k in 0..6 { for i in 0..6 { for j in 0..6 {
+                cost[i][j] = cost[i][j].min(cost[i][k] + cost[k][j]);
+            } } }
+            let graph = Graph::of(&mesh);
+            for i in 0..6 { for j in 0..6 {
+                let found = graph.shortest_path(names[i], names[j]).map_or(u64::MAX / 4, |path| path.cost);
+                prop_assert_eq!(found, cost[i][j]);
+            } }
+        }
+    }
+}
