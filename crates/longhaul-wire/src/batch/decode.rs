@@ -1,6 +1,6 @@
 //! Reading batches. Order of the checks: header, declared lengths, checksum, decompression to exactly the declared length, events.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use longhaul_event::{Event, EventId, HeaderError, Headers, Identity};
 use longhaul_topic::Topic;
 
@@ -26,7 +26,9 @@ pub fn decode_batch(bytes: Bytes, limits: &Limits) -> Result<(BatchHeader, Vec<E
     if !checksum_fits(&bytes) {
         return Err(WireError::Checksum);
     }
-    let raw = decompress(&header, bytes.slice(BATCH_HEADER_BYTES..))?;
+    let mut body = bytes;
+    body.advance(BATCH_HEADER_BYTES);
+    let raw = decompress(&header, body)?;
     let events = Reader::new(raw, &header, limits).events()?;
     Ok((header, events))
 }

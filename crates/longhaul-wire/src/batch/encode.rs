@@ -133,6 +133,12 @@ impl BatchEncoder {
         self.raw.split().freeze()
     }
 
+    /// Drops the events so far, and makes ready for the next batch.
+    pub fn clear(&mut self) {
+        self.raw.clear();
+        self.restart();
+    }
+
     fn header(&self, chain: Chain) -> BatchHeader {
         let len = to_u32(self.len());
         let Chain { handle, path_epoch, start, incarnation, prev, last } = chain;

@@ -1,0 +1,173 @@
+//! Parcels: unidirectional streams with batches of one class. Written whole and finished; read batch by batch, with every declared
+//! length checked before anything is allocated for it.
+
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{StreamExt, stream::FuturesUnordered};
+use longhaul_event::Event;
+use longhaul_wire::{BATCH_HEADER_BYTES, BatchHeader, Limits, WireError, decode_batch, decode_header, frame_len};
+use quinn::{Connection, ConnectionError, ReadError, RecvStream};
+use tokio::task::JoinSet;
+
+use crate::{Class, Gate, LinkError, Parcel, Violation, error::close, link::Wire, outbox::Outbox};
+
+/// Open bytes are never held under this.
+const OPEN_BYTES_MIN: u64 = 1024 * 1024;
+/// A parcel that took longer than this stands behind no other any more.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Parcels that are read at a time; as many as a sender has open.
+const READERS_MAX: usize = crate::scheduler::PARCELS_OPEN_MAX;
+const URGENT: i32 = 70;
+
+/// Takes the batches of a link, in the order in which they come out of the network; parcels overtake each other.
+pub trait BatchHandler: Send + Sync {
+    /// Takes a batch that is whole and well formed. Called from several tasks at once; must not block.
+    ///
+    /// # Errors
+    /// [`Violation`] when the batch should never have been sent: ends the link.
+    fn handle_batch(&self, header: BatchHeader, events: Vec<Event>, wire_bytes: usize) -> Result<(), Violation>;
+}
+
+/// Sends what the outbox holds, few parcels at a time, until the connection ends.
+pub(crate) async fn pump(wire: Arc<Wire>, outbox: Arc<Outbox>) {
+    let mut open = FuturesUnordered::new();
+    let mut open_bytes = 0_usize;
+    loop {
+        while let Some(parcel) = outbox.next_parcel(&gate(&wire.connection, open_bytes, open.len())) {
+            open_bytes += parcel.bytes;
+            open.push(send(&wire.connection, parcel));
+        }
+        wire.open_bytes.store(u64::try_from(open_bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+        tokio::select! {
+            biased;
+            Some((bytes, sent)) = open.next(), if !open.is_empty() => {
+                open_bytes -= bytes;
+                if sent.is_err() {
+                    break;
+                }
+            }
+            () = outbox.work() => {}
+            _ = wire.connection.closed() => break,
+        }
+    }
+    outbox.close();
+}
+
+fn gate(connection: &Connection, open_bytes: usize, open_parcels: usize) -> Gate {
+    let budget = (2 * connection.stats().path.cwnd).max(OPEN_BYTES_MIN);
+    Gate { open_bytes, open_parcels, budget_bytes: usize::try_from(budget).unwrap_or(usize::MAX) }
+}
+
+async fn send(connection: &Connection, parcel: Parcel) -> (usize, Result<(), ()>) {
+    let bytes = parcel.bytes;
+    (bytes, send_all(connection, parcel).await)
+}
+
+/// Ready when the peer has acknowledged the whole parcel. An error means that the connection has ended.
+async fn send_all(connection: &Connection, mut parcel: Parcel) -> Result<(), ()> {
+    let mut stream = connection.open_uni().await.map_err(drop)?;
+    let _ = stream.set_priority(if parcel.owed { URGENT } else { priority(parcel.class) });
+    match stream.write_all_chunks(&mut parcel.batches).await {
+        Ok(()) => {}
+        Err(quinn::WriteError::ConnectionLost(_)) => return Err(()),
+        // The peer stopped the stream: it wants none of it, and says why by closing the link.
+        Err(_) => return Ok(()),
+    }
+    let _ = stream.finish();
+    let stopped = stream.stopped();
+    tokio::pin!(stopped);
+    match tokio::time::timeout(PATIENCE, &mut stopped).await {
+        Ok(result) => result.map(drop).map_err(drop),
+        Err(_) => {
+            let _ = stream.set_priority(URGENT);
+            stopped.await.map(drop).map_err(drop)
+        }
+    }
+}
+
+fn priority(class: Class) -> i32 {
+    match class {
+        Class::Realtime => URGENT,
+        Class::Normal => 50,
+        Class::CatchUp => 30,
+    }
+}
+
+/// Reads parcels and hands their batches over until the link ends.
+pub(crate) async fn receive(wire: Arc<Wire>, limits: Limits, handler: Arc<dyn BatchHandler>) {
+    let mut readers = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(read) = readers.join_next(), if !readers.is_empty() => match read {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => wire.fail(error),
+                Err(panic) => wire.fail(internal(&panic.to_string())),
+            },
+            stream = wire.connection.accept_uni(), if readers.len() < READERS_MAX => match stream {
+                Ok(stream) => drop(readers.spawn(read(stream, limits, handler.clone()))),
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+/// Reads one parcel. A parcel that is reset, or whose connection is lost, is no fault: its flows are opened again.
+async fn read(mut stream: RecvStream, limits: Limits, handler: Arc<dyn BatchHandler>) -> Result<(), LinkError> {
+    let mut rest = Bytes::new();
+    loop {
+        let mut head = BytesMut::with_capacity(BATCH_HEADER_BYTES);
+        match fill(&mut stream, &mut rest, &mut head, BATCH_HEADER_BYTES).await {
+            Ok(()) => {}
+            Err(Stop::End) if head.is_empty() => return Ok(()),
+            Err(stop) => return stop.verdict(),
+        }
+        let len = frame_len(&decode_header(&head)?, &limits)?;
+        let mut batch = BytesMut::with_capacity(len);
+        batch.put_slice(&head);
+        if let Err(stop) = fill(&mut stream, &mut rest, &mut batch, len).await {
+            return stop.verdict();
+        }
+        let (header, events) = decode_batch(batch.freeze(), &limits)?;
+        handler.handle_batch(header, events, len)?;
+    }
+}
+
+/// Why a read stopped short.
+enum Stop {
+    End,
+    Reset,
+    Lost,
+}
+
+impl Stop {
+    fn verdict(self) -> Result<(), LinkError> {
+        match self {
+            Self::End => Err(WireError::Truncated("batch").into()),
+            Self::Reset | Self::Lost => Ok(()),
+        }
+    }
+}
+
+/// Fills `into` up to `len` bytes, from what is left of the last chunk and then from the stream.
+async fn fill(stream: &mut RecvStream, rest: &mut Bytes, into: &mut BytesMut, len: usize) -> Result<(), Stop> {
+    while into.len() < len {
+        if rest.is_empty() {
+            *rest = match stream.read_chunk(usize::MAX, true).await {
+                Ok(Some(chunk)) => chunk.bytes,
+                Ok(None) => return Err(Stop::End),
+                Err(ReadError::ConnectionLost(ConnectionError::LocallyClosed)) => return Err(Stop::Lost),
+                Err(ReadError::ConnectionLost(_)) => return Err(Stop::Lost),
+                Err(_) => return Err(Stop::Reset),
+            };
+        }
+        let part = rest.split_to(rest.len().min(len - into.len()));
+        into.put_slice(&part);
+    }
+    Ok(())
+}
+
+fn internal(text: &str) -> LinkError {
+    LinkError::Protocol { code: close::INTERNAL, text: text.to_owned() }
+}

@@ -1,0 +1,107 @@
+//! How QUIC is set up: windows, streams, times and congestion control. The numbers were measured; see the constants.
+
+use std::{sync::Arc, time::Duration};
+
+use quinn::{
+    MtuDiscoveryConfig, TransportConfig, VarInt,
+    congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig},
+};
+
+/// More than 1 MiB lets one stream grow over what quinn keeps of gaps per stream, which kills the connection.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const WINDOW_BYTES_MIN: u64 = 8 * 1024 * 1024;
+const WINDOW_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Without a hint: enough for 1 Gbit/s over 80 ms.
+const WINDOW_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
+const PARCEL_STREAMS_MAX: u32 = 1024;
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const IDLE_MILLIS: u32 = 20_000;
+const INITIAL_MTU: u16 = 1200;
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// What is known of the path of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WindowHint {
+    /// Bits per second.
+    pub bandwidth_bits: Option<u64>,
+    /// Milliseconds there and back.
+    pub rtt_ms: Option<u32>,
+}
+
+/// Which congestion control a link uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Congestion {
+    /// Fair beside TCP; slow on long paths with random loss.
+    #[default]
+    Cubic,
+    /// The oldest and simplest.
+    NewReno,
+    /// quinn's BBR: fast on lossy paths, wastes about a third of all packets.
+    Bbr,
+}
+
+/// Which end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Dialer,
+    Listener,
+}
+
+impl WindowHint {
+    /// Bytes that a connection may have under way: twice bandwidth x round trip, within 8 and 64 MiB.
+    #[must_use]
+    pub fn window_bytes(&self) -> u64 {
+        let (Some(bits), Some(rtt_ms)) = (self.bandwidth_bits, self.rtt_ms) else { return WINDOW_BYTES_DEFAULT };
+        let path_bytes = (bits / 8).saturating_mul(u64::from(rtt_ms)) / 1000;
+        path_bytes.saturating_mul(2).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX)
+    }
+}
+
+impl Congestion {
+    fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
+        match self {
+            Self::Cubic => Arc::new(CubicConfig::default()),
+            Self::NewReno => Arc::new(NewRenoConfig::default()),
+            Self::Bbr => Arc::new(BbrConfig::default()),
+        }
+    }
+}
+
+/// The transport of one end. Only the listener is sent streams: one for control, and parcels.
+pub(crate) fn transport(role: Role, window: WindowHint, congestion: Congestion, offload: bool) -> Arc<TransportConfig> {
+    let bytes = window.window_bytes();
+    let (control, parcels) = match role {
+        Role::Dialer => (0, 0),
+        Role::Listener => (1, PARCEL_STREAMS_MAX),
+    };
+    let mut config = TransportConfig::default();
+    config
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window(VarInt::from_u64(bytes).expect("64 MiB fit"))
+        .send_window(bytes)
+        .max_concurrent_bidi_streams(VarInt::from_u32(control))
+        .max_concurrent_uni_streams(VarInt::from_u32(parcels))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(VarInt::from_u32(IDLE_MILLIS).into()))
+        .initial_mtu(INITIAL_MTU)
+        .mtu_discovery_config(Some(MtuDiscoveryConfig::default()))
+        .initial_rtt(INITIAL_RTT)
+        .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(congestion.factory())
+        .enable_segmentation_offload(offload);
+    Arc::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_follows_the_path_within_bounds() {
+        let window = |bits, ms| WindowHint { bandwidth_bits: Some(bits), rtt_ms: Some(ms) }.window_bytes();
+        assert_eq!(WindowHint::default().window_bytes(), WINDOW_BYTES_DEFAULT);
+        assert_eq!(window(1_000_000_000, 80), 20_000_000);
+        assert_eq!(window(1_000_000, 1), WINDOW_BYTES_MIN);
+        assert_eq!(window(u64::MAX, u32::MAX), WINDOW_BYTES_MAX);
+    }
+}
