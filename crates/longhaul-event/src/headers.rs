@@ -182,3 +182,6 @@ impl HeadersBuilder {
         Headers(self.bytes.freeze())
     }
 }
+
+#[cfg(test)]
+mod tests;

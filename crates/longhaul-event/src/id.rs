@@ -72,7 +72,9 @@ fn hash_parts(seed: u64, parts: &[&[u8]]) -> u128 {
 
 fn parse_hex(text: &[u8]) -> Option<u128> {
     let text = std::str::from_utf8(text).ok()?;
-    (text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| u128::from_str_radix(text, 16).ok()).flatten()
+    (text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()))
+        .then(|| u128::from_str_radix(text, 16).ok())
+        .flatten()
 }
 
 macro_rules! hex_text {
@@ -90,3 +92,6 @@ macro_rules! hex_text {
     )*};
 }
 hex_text!(EventId, FlowId);
+
+#[cfg(test)]
+mod tests;

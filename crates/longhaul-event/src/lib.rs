@@ -8,8 +8,12 @@ mod headers;
 mod id;
 mod position;
 pub mod provenance;
+#[cfg(test)]
+mod testing;
+mod text;
 
 pub use event::{Event, Identity};
 pub use headers::{HEADER_BYTES_MAX, HEADER_COUNT_MAX, Header, HeaderError, HeaderTag, Headers, HeadersBuilder};
 pub use id::{EventId, FlowId, hash64};
 pub use position::{Position, Start};
+pub use text::header_text;
