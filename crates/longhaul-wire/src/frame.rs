@@ -211,3 +211,6 @@ fn cut(frame: &Frame) -> Option<Frame> {
     }
     Some(shorter)
 }
+
+#[cfg(test)]
+mod tests;
