@@ -9,7 +9,6 @@
 //! circles. [`Provenance`] is the owned form; [`View`] reads the encoded one where it lies, for the path of every event.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use longhaul_topic::Topic;
 
 use crate::{Event, Position, hash64};
 
@@ -82,8 +81,8 @@ pub fn mesh_hash(name: &str) -> u32 {
 
 /// Hash of a topic as provenance has it.
 #[must_use]
-pub fn topic_hash(topic: &Topic) -> u32 {
-    lower_half(hash64(topic.bytes()))
+pub fn topic_hash(topic: &str) -> u32 {
+    lower_half(hash64(topic.as_bytes()))
 }
 
 fn lower_half(hash: u64) -> u32 {

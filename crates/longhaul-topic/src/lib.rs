@@ -12,6 +12,6 @@ mod testing;
 mod topic;
 
 pub use filter::{FILTER_BYTES_MAX, FILTER_TOKENS_MAX, Filter, FilterError, FilterToken, any_matches};
-pub use index::{FilterSet, SHAPES_MAX, TooManyFilters};
+pub use index::{FilterSet, SHAPES_MAX};
 pub use relate::{covers, overlaps};
 pub use topic::{TOPIC_BYTES_MAX, Topic, TopicError};

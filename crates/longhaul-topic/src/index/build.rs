@@ -8,7 +8,7 @@ use super::shape::Shape;
 use super::store::Store;
 use super::table::Table;
 use super::trie::Trie;
-use super::{FilterSet, SHAPES_MAX, TooManyFilters};
+use super::{FilterSet, SHAPES_MAX};
 use crate::Filter;
 use crate::pattern::canonical;
 
@@ -22,7 +22,7 @@ struct Counted {
 type Sorted = (u32, u64);
 const TRIE: u32 = u32::MAX;
 
-pub(super) fn build(filters: &[(&Filter, u32)]) -> Result<FilterSet, TooManyFilters> {
+pub(super) fn build(filters: &[(&Filter, u32)]) -> FilterSet {
     let (counted, sorted) = sort(filters);
     let mut order: Vec<usize> = (0..counted.len()).collect();
     order.sort_by_key(|shape| std::cmp::Reverse(counted[*shape].filters));
@@ -41,15 +41,14 @@ pub(super) fn build(filters: &[(&Filter, u32)]) -> Result<FilterSet, TooManyFilt
     let mut tokens = Vec::new();
     for ((filter, id), (shape, key)) in filters.iter().zip(&sorted) {
         let text = filter.as_str().as_bytes();
-        if let Some(table) = has_table(*shape) {
-            shapes[table].1.insert(*key, text, *id, &mut store)?;
-        } else {
+        let tabled = has_table(*shape).and_then(|table| shapes[table].1.insert(*key, text, *id, &mut store));
+        if tabled.is_none() {
             canonical(text, &mut tokens);
             trie.insert(&tokens, *id);
         }
     }
     let has_backs = shapes.iter().any(|(shape, _)| shape.has_back());
-    Ok(FilterSet { shapes, store, trie, len: filters.len(), has_backs })
+    FilterSet { shapes, store, trie, len: filters.len(), has_backs }
 }
 
 fn sort(filters: &[(&Filter, u32)]) -> (Vec<Counted>, Vec<Sorted>) {

@@ -7,7 +7,8 @@
 //! is counted from the first token and its back from the last.
 //!
 //! A probe that hits is verified against the filter's text: a collision costs time, never a wrong answer.
-//! What has more than one `#`, or a shape beyond the [`SHAPES_MAX`] most frequent ones, stands in a trie.
+//! What has more than one `#`, a shape beyond the [`SHAPES_MAX`] most frequent ones, or no room in the 4 GiB that a table can point
+//! into, stands in a trie.
 
 mod batch;
 mod build;
@@ -39,25 +40,16 @@ pub struct FilterSet {
     has_backs: bool,
 }
 
-/// More filters than fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the texts of all filters together must stay below 4 GiB")]
-pub struct TooManyFilters;
-
 impl FilterSet {
     /// An index of filters that are numbered in order, from 0.
-    ///
-    /// # Errors
-    /// [`TooManyFilters`].
-    pub fn new<'a>(filters: impl IntoIterator<Item = &'a Filter>) -> Result<Self, TooManyFilters> {
+    #[must_use]
+    pub fn new<'a>(filters: impl IntoIterator<Item = &'a Filter>) -> Self {
         Self::with_ids(filters.into_iter().zip(0..))
     }
 
     /// An index of filters with numbers of the caller's, which need not differ.
-    ///
-    /// # Errors
-    /// [`TooManyFilters`].
-    pub fn with_ids<'a>(filters: impl IntoIterator<Item = (&'a Filter, u32)>) -> Result<Self, TooManyFilters> {
+    #[must_use]
+    pub fn with_ids<'a>(filters: impl IntoIterator<Item = (&'a Filter, u32)>) -> Self {
         build::build(&filters.into_iter().collect::<Vec<_>>())
     }
 

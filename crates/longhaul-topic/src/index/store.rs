@@ -5,7 +5,6 @@
 //! ```
 //! Only the head of such a chain has the text.
 
-use super::TooManyFilters;
 use crate::pattern;
 
 const FIXED_BYTES: usize = 4 + 4 + 2;
@@ -21,24 +20,24 @@ impl Store {
         Self(Vec::with_capacity(filters * FIXED_BYTES + text_bytes))
     }
 
-    /// Appends the first record of a filter.
-    pub(super) fn push(&mut self, text: &[u8], id: u32) -> Result<u32, TooManyFilters> {
-        let record = u32::try_from(self.0.len()).ok().filter(|record| *record != NONE).ok_or(TooManyFilters)?;
+    /// Appends the first record of a filter; `None` when there is no offset left for it.
+    pub(super) fn push(&mut self, text: &[u8], id: u32) -> Option<u32> {
+        let record = u32::try_from(self.0.len()).ok().filter(|record| *record != NONE)?;
         self.0.extend_from_slice(&id.to_le_bytes());
         self.0.extend_from_slice(&NONE.to_le_bytes());
         let len = u16::try_from(text.len()).expect("a filter has at most 1,024 bytes");
         self.0.extend_from_slice(&len.to_le_bytes());
         self.0.extend_from_slice(text);
-        Ok(record)
+        Some(record)
     }
 
-    /// Appends another id of the same filter.
-    pub(super) fn push_same(&mut self, head: u32, id: u32) -> Result<(), TooManyFilters> {
+    /// Appends another id of the same filter, likewise.
+    pub(super) fn push_same(&mut self, head: u32, id: u32) -> Option<()> {
         let record = self.push(&[], id)?;
         let next = self.u32_at(head, 4);
         self.set_next(record, next);
         self.set_next(head, record);
-        Ok(())
+        Some(())
     }
 
     pub(super) fn text(&self, record: u32) -> &[u8] {

@@ -6,7 +6,6 @@
 //! The upper half of the key chooses the first slot; half of the slots are empty, so a probe ends after 2.5 of them on average,
 //! nearly always in one cache line.
 
-use super::TooManyFilters;
 use super::store::{NONE, Store};
 
 const EMPTY: u64 = NONE as u64;
@@ -24,8 +23,8 @@ impl Table {
         Self { slots: vec![EMPTY; (filters * SLOTS_PER_FILTER).max(2)] }
     }
 
-    /// Adds a filter; one that is there already gets another id.
-    pub(super) fn insert(&mut self, key: u64, text: &[u8], id: u32, store: &mut Store) -> Result<(), TooManyFilters> {
+    /// Adds a filter; one that is there already gets another id. `None` when the store has no room.
+    pub(super) fn insert(&mut self, key: u64, text: &[u8], id: u32, store: &mut Store) -> Option<()> {
         let mut at = self.first(key);
         while self.slots[at] != EMPTY {
             if tag(self.slots[at]) == key as u32 && store.text(record(self.slots[at])) == text {
@@ -34,7 +33,7 @@ impl Table {
             at = self.after(at);
         }
         self.slots[at] = u64::from(key as u32) << 32 | u64::from(store.push(text, id)?);
-        Ok(())
+        Some(())
     }
 
     /// The heads of all chains whose filter takes the topic: one, or several when filters of different text mean the same.
