@@ -242,3 +242,111 @@ impl Grant {
 fn micros(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn grant(cap: u64) -> Grant {
+        let mut grant = Grant::new(MS, cap);
+        grant.set_rtt(MS * 100);
+        grant.tell();
+        grant
+    }
+
+    /// Receives and writes `bytes`, the sink taking `took`; returns the time after it.
+    fn pass(grant: &mut Grant, now: Duration, bytes: u32, took: Duration) -> Duration {
+        grant.keep(now, 1, bytes);
+        grant.written(now + took, now, 1, bytes);
+        grant.tell();
+        now + took
+    }
+
+    #[test]
+    fn a_window_that_limits_doubles_up_to_its_cap() {
+        let mut grant = grant(BYTES_CAP_MAX);
+        let mut now = MS;
+        let mut windows = Vec::new();
+        for _ in 0..8 {
+            let window = grant.window;
+            now = pass(&mut grant, now, window, MS);
+            windows.push(grant.window() >> 10);
+        }
+        assert_eq!(windows, [512, 1_024, 2_048, 4_096, 8_192, 16_384, 16_384, 16_384]);
+        assert_eq!(grant.events_window(), 32_768);
+    }
+
+    #[test]
+    fn a_window_that_does_not_limit_stays() {
+        let mut grant = grant(BYTES_CAP_MAX);
+        pass(&mut grant, MS * 1_000, 256 << 10, MS);
+        assert_eq!(grant.window(), BYTES_START);
+    }
+
+    #[test]
+    fn a_sink_that_falls_behind_halves_it_once_per_window() {
+        let mut grant = grant(BYTES_CAP_MAX);
+        let mut now = MS;
+        for _ in 0..3 {
+            let window = grant.window;
+            now = pass(&mut grant, now, window, MS);
+        }
+        assert_eq!(grant.window(), 2_048 << 10);
+        for _ in 0..4 {
+            grant.keep(now, 1, 1_000);
+        }
+        for late in 1..5 {
+            grant.written(now + SINK_TARGET + MS * late, now, 1, 1_000);
+        }
+        assert_eq!(grant.window(), 1_024 << 10, "all four were accepted under the larger window");
+    }
+
+    #[test]
+    fn a_grant_is_never_taken_back_and_never_exceeds_the_window() {
+        let mut grant = grant(BYTES_CAP_MAX);
+        let told = grant.told();
+        grant.keep(MS, 1, 100 << 10);
+        assert_eq!(grant.tell(), told);
+        grant.set_cap(1_000);
+        assert_eq!(grant.tell(), told);
+        assert_eq!(grant.committed_bytes(), BYTES_START);
+        grant.written(MS, MS, 1, 100 << 10);
+        assert_eq!(grant.tell().bytes_limit, told.bytes_limit, "more than a window is still to come");
+    }
+
+    #[test]
+    fn the_smallest_cap_still_lets_one_event_through() {
+        let mut grant = grant(0);
+        assert!(grant.admits(1, 1 << 20));
+        assert!(!grant.admits(2, 1 << 20));
+        grant.keep(MS, 1, 1 << 20);
+        grant.tell();
+        assert!(!grant.admits(1, 1));
+        grant.written(MS, MS, 1, 1 << 20);
+        grant.tell();
+        assert!(grant.admits(1, 1));
+    }
+
+    #[test]
+    fn what_is_outstanding_is_taken_off_the_next_path() {
+        let mut grant = grant(BYTES_CAP_MAX);
+        grant.keep(MS, 5, 6 << 10);
+        grant.restart(MS);
+        assert_eq!(grant.tell(), Credit { events_limit: EVENTS_START - 5, bytes_limit: 250 << 10 });
+    }
+
+    #[test]
+    fn spending_stops_at_whichever_limit_comes_first() {
+        let mut spend = Spend::default();
+        spend.restart(Credit { events_limit: 2, bytes_limit: 100 });
+        spend.spend(1, 99);
+        assert_eq!(spend.left(), (1, 1));
+        spend.spend(1, 0);
+        assert_eq!(spend.left(), (0, 0));
+        assert!(!spend.grant(Credit { events_limit: 1, bytes_limit: 90 }));
+        assert!(spend.grant(Credit { events_limit: 3, bytes_limit: 90 }));
+        assert_eq!(spend.left(), (1, 1));
+    }
+}

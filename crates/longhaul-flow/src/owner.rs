@@ -168,7 +168,7 @@ pub struct Owner {
     back_off: BackOff,
     /// Open timeout, stall timeout or retry, by state; in `Idle`, until when a fault of the source is waited out.
     deadline: Option<Duration>,
-    /// What the last Accept said.
+    /// What the last Accept said; `None` also for a chain that began anew.
     resume: Option<Position>,
     /// Incarnation and end of the chain, while streaming.
     sent: Option<Position>,
@@ -276,7 +276,7 @@ impl Owner {
             self.acked = None;
             self.out.release = None;
             self.out.start = true;
-            self.out.awaits_start = self.resume.is_some_and(|resume| resume.incarnation == incarnation);
+            self.out.awaits_start = self.resume.take().is_some_and(|resume| resume.incarnation == incarnation);
         } else {
             self.out.touch = self.acked != self.resume;
         }
@@ -396,7 +396,7 @@ impl Owner {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let runs = match self.state {
             OwnerState::Opening | OwnerState::Faulted => true,
-            OwnerState::Streaming => !self.unacked.is_empty() || self.out.awaits_start,
+            OwnerState::Streaming => !self.unacked.is_empty() || self.is_unanswered(),
             OwnerState::Idle | OwnerState::Seeking => false,
         };
         self.deadline.filter(|_| runs)
@@ -472,6 +472,11 @@ impl Owner {
     #[must_use]
     pub fn last_fault(&self) -> Option<Fault> {
         self.last_fault
+    }
+
+    /// No acknowledgement has reached the START or the touch with which this path began.
+    fn is_unanswered(&self) -> bool {
+        self.acked.is_none_or(|acked| self.resume.is_some_and(|resume| ordinal(acked.offset) < ordinal(resume.offset)))
     }
 
     fn step(&mut self, event: OwnerEvent) -> bool {
