@@ -64,8 +64,8 @@ impl Expect {
         let (header_order, null_header, typed_header, tombstone) = match kind {
             BrokerKind::Embedded => (HeaderOrder::Exact, NullHeader::Kept, TypedHeader::Kept, Tombstone::Kept),
             BrokerKind::Kafka => (HeaderOrder::Exact, NullHeader::Kept, TypedHeader::Text, Tombstone::Kept),
-            BrokerKind::RabbitMq => (HeaderOrder::PerName, NullHeader::Kept, TypedHeader::Kept, Tombstone::Empty),
-            BrokerKind::Nats => (HeaderOrder::PerName, NullHeader::Empty, TypedHeader::Text, Tombstone::Empty),
+            BrokerKind::RabbitMq => (HeaderOrder::Exact, NullHeader::Kept, TypedHeader::Kept, Tombstone::Kept),
+            BrokerKind::Nats => (HeaderOrder::Exact, NullHeader::Kept, TypedHeader::Kept, Tombstone::Kept),
         };
         Self {
             header_order,
