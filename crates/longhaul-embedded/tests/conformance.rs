@@ -1,0 +1,31 @@
+//! The ports, as every connector keeps them.
+
+mod support;
+
+use std::sync::Arc;
+
+use longhaul_broker::conformance::{Subject, run};
+use longhaul_broker::{Connector, Context};
+use longhaul_embedded::Embedded;
+use longhaul_topic::Topic;
+use longhaul_topology::BrokerKind;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_broker_keeps_the_ports() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = support::start(folder.path()).await;
+    let Context { mesh, region, broker: name, .. } = support::context();
+    let subject = Subject {
+        connector: Arc::clone(&broker) as Arc<dyn Connector>,
+        kind: BrokerKind::Embedded,
+        source: support::source(&["orders.>", "audit"]),
+        sink: support::sink(),
+        topics: vec![Topic::parse("orders.eu").unwrap(), Topic::parse("audit").unwrap()],
+        mesh,
+        region,
+        broker: name,
+        too_large_bytes: support::EVENT_BYTES_MAX + 1,
+    };
+    run(&subject).await;
+    Embedded::stop(&broker).await;
+}
