@@ -1,0 +1,73 @@
+//! What the tests of this crate share: meshes of a few brokers, events, headers.
+
+mod decide;
+mod fingerprint;
+mod ingress;
+mod render;
+mod rings;
+
+use bytes::Bytes;
+use longhaul_event::{Event, EventId, Headers, Identity};
+use longhaul_topic::{Filter, Topic};
+use longhaul_topology::{
+    Broker, BrokerKind, Class, From, Guarantee, Mesh, OnPoison, Region, Route, RouteStart, SinkKind, SourceKind,
+    Template, To,
+};
+
+pub(crate) fn event(topic: &str) -> Event {
+    Event {
+        offset: 7,
+        topic: Topic::parse(topic).unwrap(),
+        key: Some(Bytes::from_static(b"key")),
+        headers: Headers::default(),
+        payload: Some(Bytes::from_static(b"payload")),
+        time_ms: 0,
+        id: EventId(1),
+        identity: Identity::Unique,
+        provenance: Bytes::new(),
+    }
+}
+
+pub(crate) fn headers(pairs: &[(&str, &[u8])]) -> Headers {
+    let mut builder = Headers::builder();
+    for (name, value) in pairs {
+        builder.push(name, value).unwrap();
+    }
+    builder.finish()
+}
+
+/// A route between embedded brokers, each called `b` in a region of its own.
+fn route(name: &str, from: &str, topics: &[&str], to: &[&str]) -> Route {
+    let topics = topics.iter().map(|topic| Filter::parse(topic).unwrap()).collect();
+    let destination = |region: &&str| To {
+        region: (*region).to_owned(),
+        broker: "b".to_owned(),
+        topic: Template::identity(),
+        sink: SinkKind::Embedded,
+    };
+    Route {
+        name: name.to_owned(),
+        from: From { region: from.to_owned(), broker: "b".to_owned(), source: SourceKind::Embedded { topics } },
+        predicate: None,
+        to: to.iter().map(destination).collect(),
+        guarantee: Guarantee::AtLeastOnce,
+        start: RouteStart::Latest,
+        on_poison: OnPoison::Halt,
+        class: Class::Normal,
+    }
+}
+
+fn mesh(regions: &[&str], routes: Vec<Route>) -> Mesh {
+    let region = |name: &&str| Region {
+        name: (*name).to_owned(),
+        routers: Vec::new(),
+        brokers: vec![Broker { name: "b".to_owned(), kind: BrokerKind::Embedded }],
+    };
+    Mesh {
+        name: "shop".to_owned(),
+        regions: regions.iter().map(region).collect(),
+        links: Vec::new(),
+        routes,
+        foreign_mirrors: Vec::new(),
+    }
+}
