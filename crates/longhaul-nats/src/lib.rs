@@ -1,1 +1,27 @@
-//! The NATS connector
+//! The NATS connector: JetStream and core NATS, as source and sink.
+//!
+//! Start with [`NatsConnector`]. An event goes `writer (sink) -> publish -> map -> NATS`, and comes back
+//! `NATS -> pull -> reader -> map`. Pure are `map`, `subject`, `reply`, `window` and `catalog`; everything else speaks to the server.
+//!
+//! Limits: streams are read when their retention is `limits`. A message whose header block is no UTF-8 ends the connection that
+//! reads it, for the client cannot parse it.
+
+mod api;
+mod catalog;
+mod client;
+mod config;
+mod connector;
+mod core;
+mod cursor;
+mod health;
+mod map;
+mod publish;
+mod pull;
+mod reader;
+mod reply;
+mod sink;
+mod source;
+mod subject;
+mod window;
+
+pub use connector::NatsConnector;

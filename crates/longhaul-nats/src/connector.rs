@@ -1,0 +1,90 @@
+//! The connector: one NATS cluster, with a connection for writing and, once something is read, one for reading.
+//!
+//! They are two so that a flood of what is read never stands before acknowledgements of what is written, and so that a message that the
+//! client cannot read takes down nothing but readers.
+
+use std::sync::{Arc, OnceLock};
+
+use longhaul_broker::{Connector, Context, Health, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
+use longhaul_config::Nats;
+use longhaul_topology::{SinkKind, SourceKind};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::client::Link;
+use crate::config::Access;
+use crate::health::Board;
+use crate::sink::NatsSink;
+use crate::source::{CoreSource, Selection, StreamSource};
+
+/// One NATS cluster of this region.
+pub struct NatsConnector {
+    ctx: Context,
+    access: Arc<Access>,
+    runtime: Handle,
+    board: Board,
+    writing: Arc<Link>,
+    reading: OnceLock<Arc<Link>>,
+}
+
+impl NatsConnector {
+    /// Checks the configuration and starts connecting in the background.
+    ///
+    /// # Errors
+    /// A sentence about an address that is none, or when called outside a tokio runtime.
+    pub fn new(cfg: Nats, ctx: Context) -> Result<Arc<Self>, String> {
+        let runtime = Handle::try_current().map_err(|e| format!("the NATS connector: {e}"))?;
+        let name = format!("longhaul {} {}", ctx.region, ctx.router);
+        let access = Arc::new(Access::new(cfg, name)?);
+        let board = Board::new();
+        let writing = Arc::new(Link::start(access.clone(), board.report()));
+        Ok(Arc::new(Self { ctx, access, runtime, board, writing, reading: OnceLock::new() }))
+    }
+
+    fn reading(&self) -> Arc<Link> {
+        let _inside = self.runtime.enter();
+        self.reading.get_or_init(|| Arc::new(Link::start(self.access.clone(), self.board.report()))).clone()
+    }
+}
+
+impl Connector for NatsConnector {
+    fn health(&self) -> watch::Receiver<Health> {
+        self.board.health()
+    }
+
+    fn source(&self, spec: SourceSpec) -> Result<Arc<dyn Source>, SourceError> {
+        let _inside = self.runtime.enter();
+        let some = |topics: &[_]| match topics.is_empty() {
+            true => Err(SourceError::Config("a route from NATS needs `topics`, or the name of a stream".to_owned())),
+            false => Ok(()),
+        };
+        Ok(match spec.source {
+            SourceKind::JetStream { stream: Some(stream), topics } => {
+                let selection = Selection::new(topics, true, &self.ctx)?;
+                Arc::new(StreamSource::named(self.reading(), &stream, selection))
+            }
+            SourceKind::JetStream { stream: None, topics } => {
+                some(&topics)?;
+                Arc::new(StreamSource::found(self.reading(), Selection::new(topics, false, &self.ctx)?))
+            }
+            SourceKind::NatsCapture { topics } => {
+                some(&topics)?;
+                Arc::new(StreamSource::captured(self.reading(), Selection::new(topics, false, &self.ctx)?, &self.ctx))
+            }
+            SourceKind::CoreNats { topics } => {
+                some(&topics)?;
+                Arc::new(CoreSource::new(self.reading(), Selection::new(topics, false, &self.ctx)?))
+            }
+            _ => return Err(SourceError::Config("this broker is NATS; the route reads another kind".to_owned())),
+        })
+    }
+
+    fn sink(&self, spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError> {
+        let streams = match spec.sink {
+            SinkKind::JetStream => true,
+            SinkKind::CoreNats => false,
+            _ => return Err(SinkError::Config("this broker is NATS; the route writes another kind".to_owned())),
+        };
+        Ok(Arc::new(NatsSink::new(self.writing.clone(), streams, self.access.create_streams())))
+    }
+}

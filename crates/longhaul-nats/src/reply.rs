@@ -1,0 +1,135 @@
+//! What the server writes beside a message: where it stands, and why there is none. Pure.
+//!
+//! ```text
+//! $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>
+//! $JS.ACK.<domain>.<account hash>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>[.<token>..]
+//! ```
+
+use async_nats::HeaderMap;
+
+/// Where a delivered message stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// Sequence in the stream.
+    pub(crate) stream_seq: u64,
+    /// Number of this delivery of the consumer, from 1 and without holes.
+    pub(crate) consumer_seq: u64,
+    /// When the server stored it.
+    pub(crate) time_ms: i64,
+    /// Messages behind it that the consumer would still deliver.
+    pub(crate) pending: u64,
+}
+
+impl Meta {
+    /// Reads the reply subject of a delivered message.
+    pub(crate) fn parse(reply: &str) -> Option<Self> {
+        let rest = reply.strip_prefix("$JS.ACK.")?;
+        let skip = match rest.split('.').count() {
+            7 => 2,
+            9.. => 4,
+            _ => return None,
+        };
+        // The number of deliveries stands first; without acknowledgements it is always 1.
+        let mut tokens = rest.split('.').skip(skip + 1);
+        let stream_seq = tokens.next()?.parse().ok()?;
+        let consumer_seq = tokens.next()?.parse().ok()?;
+        let nanos: i64 = tokens.next()?.parse().ok()?;
+        let pending = tokens.next()?.parse().ok()?;
+        Some(Self { stream_seq, consumer_seq, time_ms: nanos / 1_000_000, pending })
+    }
+}
+
+/// What a message without content says about a pull request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// The consumer is alive and has looked at everything up to that sequence, in that many deliveries.
+    Heartbeat {
+        /// Last sequence that it passed; `None` when the server did not say.
+        passed: Option<(u64, u64)>,
+    },
+    /// A request ended with that many messages not delivered.
+    Ended {
+        /// Messages that it could still have brought.
+        left: u64,
+        /// It ended because the next message is larger than it asked for.
+        too_large: bool,
+    },
+    /// The consumer is gone or elsewhere: make a new one.
+    Gone(String),
+}
+
+impl Notice {
+    /// Reads a status message.
+    pub(crate) fn parse(status: u16, description: &str, headers: Option<&HeaderMap>) -> Self {
+        let number = |name: &str| headers.and_then(|map| map.get(name)).and_then(|value| value.as_str().parse().ok());
+        match (status, number("Nats-Pending-Messages")) {
+            (100, _) => {
+                let passed = number("Nats-Last-Consumer").zip(number("Nats-Last-Stream"));
+                Self::Heartbeat { passed: passed.map(|(consumer, stream)| (stream, consumer)) }
+            }
+            (408 | 409, Some(left)) => Self::Ended { left, too_large: description.contains("Size Exceeds") },
+            _ => Self::Gone(format!("{status} {description}")),
+        }
+    }
+}
+
+/// Milliseconds since the Unix epoch as RFC 3339; times before 1970 are 1970.
+pub(crate) fn rfc3339(time_ms: i64) -> String {
+    let ms = time_ms.clamp(0, 253_402_300_799_999);
+    let (secs, millis) = (ms / 1000, ms % 1000);
+    let (days, of_day) = (secs / 86_400, secs % 86_400);
+    // Civil date from a day number, counted in eras of 400 years that begin on 1 March of year 0.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_reply_are_read() {
+        let meta = Meta { stream_seq: 22, consumer_seq: 3, time_ms: 1_700_000_000_123, pending: 4 };
+        let old = "$JS.ACK.S.c.1.22.3.1700000000123456789.4";
+        let new = "$JS.ACK.hub.acc.S.c.1.22.3.1700000000123456789.4.token";
+        assert_eq!((Meta::parse(old), Meta::parse(new)), (Some(meta), Some(meta)));
+        for bad in ["", "$JS.ACK", "$JS.ACK.S.c.1.22.3.x.4", "_INBOX.a.b", "$JS.ACK.S.c.1.22.3.1"] {
+            assert_eq!(Meta::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn notices_are_told_apart() {
+        let mut map = HeaderMap::new();
+        map.insert("Nats-Last-Consumer", "3");
+        map.insert("Nats-Last-Stream", "9");
+        assert_eq!(Notice::parse(100, "Idle Heartbeat", Some(&map)), Notice::Heartbeat { passed: Some((9, 3)) });
+        map.insert("Nats-Pending-Messages", "12");
+        let ended = |too_large| Notice::Ended { left: 12, too_large };
+        assert_eq!(Notice::parse(408, "Request Timeout", Some(&map)), ended(false));
+        assert_eq!(Notice::parse(409, "Message Size Exceeds MaxBytes", Some(&map)), ended(true));
+        assert!(matches!(Notice::parse(409, "Consumer Deleted", None), Notice::Gone(_)));
+        assert!(matches!(Notice::parse(503, "", None), Notice::Gone(_)));
+    }
+
+    #[test]
+    fn times_are_written_as_the_server_reads_them() {
+        for (ms, text) in [
+            (-5, "1970-01-01T00:00:00.000Z"),
+            (1, "1970-01-01T00:00:00.001Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_700_000_000_123, "2023-11-14T22:13:20.123Z"),
+            (4_107_542_399_999, "2100-02-28T23:59:59.999Z"),
+        ] {
+            assert_eq!(rfc3339(ms), text);
+        }
+    }
+}

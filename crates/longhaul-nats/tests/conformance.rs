@@ -1,0 +1,50 @@
+//! The suite of the ports against a real server.
+
+mod support;
+
+use std::sync::Arc;
+
+use longhaul_broker::conformance::{self, Subject};
+use longhaul_broker::{Connector, SinkSpec, SourceSpec};
+use longhaul_test_brokers::nats::Nats;
+use longhaul_topic::Topic;
+use longhaul_topology::{BrokerKind, SinkKind, SourceKind};
+use support::{access, connector, filters, named, sink_spec, source_spec, stream};
+
+async fn run(nats: &Nats, source: SourceSpec, sink: SinkSpec, too_large_bytes: usize) {
+    let connector: Arc<dyn Connector> = connector(access(nats));
+    let topics = ["a.one", "a.two", "b"].map(|text| Topic::parse(text).expect("a topic")).to_vec();
+    let [mesh, region, broker] = ["m", "eu", "nats"].map(str::to_owned);
+    let subject =
+        Subject { connector, kind: BrokerKind::Nats, source, sink, topics, mesh, region, broker, too_large_bytes };
+    conformance::run(&subject).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_stream_keeps_the_contract() {
+    let nats = Nats::start_with("").expect("a server");
+    stream(&nats, "S", &["a.>", "b"]).await;
+    run(&nats, named("S", &[]), sink_spec(), 2 << 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_found_by_filters_keep_the_contract() {
+    let nats = Nats::start_with("").expect("a server");
+    stream(&nats, "S", &["a.>", "b", "c.>"]).await;
+    let topics = filters(&["a.#", "b"]);
+    run(&nats, source_spec(SourceKind::JetStream { stream: None, topics }), sink_spec(), 2 << 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn captured_subjects_keep_the_contract() {
+    let nats = Nats::start_with("").expect("a server");
+    let source = source_spec(SourceKind::NatsCapture { topics: filters(&["a.>", "b"]) });
+    run(&nats, source, SinkSpec { sink: SinkKind::CoreNats }, 2 << 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn core_subjects_keep_what_applies_of_the_contract() {
+    let nats = Nats::start_with("").expect("a server");
+    let source = source_spec(SourceKind::CoreNats { topics: filters(&["a.>", "b"]) });
+    run(&nats, source, SinkSpec { sink: SinkKind::CoreNats }, 2 << 20).await;
+}

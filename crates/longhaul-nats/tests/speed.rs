@@ -1,0 +1,44 @@
+//! How fast events of 1 KiB go in and out. Prints figures and asserts none; run by hand:
+//! `cargo test -p longhaul-nats --test speed --release -- --ignored --nocapture`
+
+mod support;
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use longhaul_broker::Connector;
+use longhaul_event::{Event, Start};
+use longhaul_test_brokers::nats::Nats;
+use support::*;
+
+const EVENTS: u64 = 100_000;
+const WRITE: u64 = 250;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, not a test"]
+async fn events_per_second() {
+    let nats = Nats::start_with("").expect("a server");
+    stream(&nats, "S", &["a.>"]).await;
+    let connector = connector(access(&nats));
+    up(&connector).await;
+    let payload = Bytes::from(vec![b'x'; 1024]);
+    let make = |n| Event { payload: Some(payload.clone()), ..event(n, "a.x") };
+    let (mut writer, _) = writer(&connector, sink_spec(), &flow("f")).await;
+    let begin = Instant::now();
+    let writes: Vec<_> = (0..EVENTS)
+        .step_by(WRITE as usize)
+        .map(|from| writer.write((from..from + WRITE).map(make).collect()))
+        .collect();
+    futures::future::try_join_all(writes).await.expect("written");
+    println!("written: {:.0} events/s", EVENTS as f64 / begin.elapsed().as_secs_f64());
+
+    let source = connector.source(named("S", &[])).expect("a source");
+    let shard = shard(&*source).await;
+    let mut reader = reader(&*source, &shard, Start::Earliest).await;
+    let (begin, mut count, mut batches) = (Instant::now(), 0, 0);
+    while count < EVENTS as usize {
+        count += read(&mut *reader).await.expect("a batch").events.len();
+        batches += 1;
+    }
+    println!("read: {:.0} events/s in batches of {}", EVENTS as f64 / begin.elapsed().as_secs_f64(), count / batches);
+}
