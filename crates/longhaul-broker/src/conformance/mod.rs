@@ -65,7 +65,7 @@ impl Subject {
 /// Runs the whole suite.
 ///
 /// # Panics
-/// With a sentence on any violation, and when something takes longer than its limit (30 s to come up, 60 s to read back).
+/// With a sentence on any violation, and when something takes longer than its limit (30 s to come up, 30 s between two events that are read back).
 pub async fn run(subject: &Subject) {
     assert!(subject.topics.len() >= 2, "the suite needs two topics at least");
     let expect = Expect::of(subject.kind, &subject.source.source, &subject.sink.sink);

@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::{ReadBatch, Reader, Shard, Source, SourceError};
 
-/// Longest time until everything that was written has been read back.
-const COLLECT_MAX: Duration = Duration::from_secs(60);
+/// Longest time without a further event while some are missing.
+const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long one read is given before its future is dropped, in turn.
 const PATIENCE_MS: [u64; 4] = [1, 3, 10, 60];
 
@@ -51,7 +51,7 @@ impl Tails {
         let wanted: HashSet<EventId> = written.iter().map(|event| event.id).collect();
         let mut missing = wanted.clone();
         let mut found = Vec::new();
-        let end = Instant::now() + COLLECT_MAX;
+        let mut end = Instant::now() + STALL_MAX;
         while !missing.is_empty() {
             assert!(Instant::now() < end, "{} of {} events did not come back", missing.len(), wanted.len());
             for event in self.read_once().await {
@@ -59,6 +59,7 @@ impl Tails {
                 assert!(wanted.contains(&id), "an event came that was not written now: {event:?}");
                 assert!(missing.remove(&id), "an event was read twice without a reason: {event:?}");
                 found.push(event);
+                end = Instant::now() + STALL_MAX;
             }
         }
         found
