@@ -32,11 +32,14 @@
 //! Empty batches are never delivered: they only move the cursor. What was accepted is never dropped while its writer lives, also not when
 //! the path is lost or a new chain begins; it bounds what the next path is granted.
 
+mod status;
+
 use std::time::Duration;
 
 use longhaul_event::Position;
 
-use crate::credit::{Credit, Grant};
+use crate::credit::Grant;
+use crate::driver::{ApplierConfig, ApplierOutput, Offer, StaleEpoch};
 use crate::reset::{Reset, ResetCode};
 use crate::span::{Span, ordinal};
 use crate::state::{ApplierEvent, ApplierState};
@@ -45,78 +48,6 @@ use crate::window::{Start, Unwritten};
 
 /// How long an owner should wait before it opens again after a Reset that is not the sink's doing.
 const RETRY: Duration = Duration::from_millis(100);
-
-/// What an applier is made with.
-#[derive(Debug, Clone, Copy)]
-pub struct ApplierConfig {
-    /// Most bytes that the flow may hold, beside one event of the largest size. Divide the budget of the router among its flows.
-    pub bytes_cap: u64,
-}
-
-impl Default for ApplierConfig {
-    fn default() -> Self {
-        Self { bytes_cap: crate::credit::BYTES_CAP_MAX }
-    }
-}
-
-/// What the driver must do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ApplierOutput {
-    /// Open the sink.
-    OpenSink,
-    /// Send an Accept.
-    Accept {
-        /// The path epoch that it answers.
-        path_epoch: u32,
-        /// Where the owner goes on: the last accepted position, or the cursor of the destination.
-        resume: Option<Position>,
-        /// The first credit of the path epoch.
-        credit: Credit,
-    },
-    /// Commit that cursor.
-    Commit(Position),
-    /// Send an Ack.
-    Ack {
-        /// The path epoch.
-        path_epoch: u32,
-        /// Everything up to and including that offset is durable.
-        durable: u64,
-        /// The credit as it stands now.
-        credit: Credit,
-    },
-    /// Send a Reset.
-    Reset {
-        /// The path epoch that is given up.
-        path_epoch: u32,
-        /// Why, and when to try again.
-        reset: Reset,
-    },
-}
-
-/// What became of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offer {
-    /// It follows the last accepted one, and is accepted.
-    Accepted,
-    /// It came early and is held.
-    Held,
-    /// It was accepted before. Dropped, and not confirmed on account of this.
-    Duplicate,
-    /// It belongs to a path that is over, or the applier takes nothing more. Dropped.
-    Stale,
-    /// No honest owner sends that. Dropped; a Reset follows.
-    Refused(ResetCode),
-}
-
-/// An Open of an owner, or a path, that a later one has replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("owner epoch {owner_epoch} with path epoch {path_epoch} was here already")]
-pub struct StaleEpoch {
-    /// The owner epoch that holds the flow.
-    pub owner_epoch: u64,
-    /// Its latest path epoch.
-    pub path_epoch: u32,
-}
 
 /// The machine. Under 256 B beside its window.
 #[derive(Debug)]
@@ -330,73 +261,6 @@ impl<B> Applier<B> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.pace.deadline().filter(|_| self.can_ack())
-    }
-
-    /// The state.
-    #[must_use]
-    pub fn state(&self) -> ApplierState {
-        self.state
-    }
-
-    /// The epochs of the last Open.
-    #[must_use]
-    pub fn epochs(&self) -> (u64, u32) {
-        (self.owner_epoch, self.path_epoch)
-    }
-
-    /// The last accepted position.
-    #[must_use]
-    pub fn accepted(&self) -> Option<Position> {
-        self.accepted
-    }
-
-    /// The last position that the sink has confirmed.
-    #[must_use]
-    pub fn written(&self) -> Option<Position> {
-        self.accepted.map(|accepted| Position { offset: self.written, ..accepted })
-    }
-
-    /// The last position whose cursor is committed.
-    #[must_use]
-    pub fn durable(&self) -> Option<Position> {
-        self.accepted.zip(self.durable).map(|(accepted, offset)| Position { offset, ..accepted })
-    }
-
-    /// The credit that was last told to the owner.
-    #[must_use]
-    pub fn granted(&self) -> Credit {
-        self.grant.told()
-    }
-
-    /// The window in bytes from which credit is granted.
-    #[must_use]
-    pub fn window_bytes(&self) -> u64 {
-        self.grant.window()
-    }
-
-    /// Events and bytes that are here: held, accepted or with the sink.
-    #[must_use]
-    pub fn outstanding(&self) -> (u64, u64) {
-        self.grant.outstanding()
-    }
-
-    /// Bytes of memory that are promised: here, or granted and still to come.
-    #[must_use]
-    pub fn committed_bytes(&self) -> u64 {
-        self.grant.committed_bytes()
-    }
-
-    /// Number of batches that came early and are held.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.window.held()
-    }
-
-    /// Whether everything that was accepted is written and its cursor committed.
-    #[must_use]
-    pub fn is_flushed(&self) -> bool {
-        let all = self.accepted.is_none_or(|accepted| self.durable == Some(accepted.offset));
-        all && self.window.is_empty() && self.committing.is_none()
     }
 
     fn step(&mut self, event: ApplierEvent) -> bool {

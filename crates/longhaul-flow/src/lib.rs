@@ -12,6 +12,7 @@
 
 mod applier;
 mod credit;
+mod driver;
 mod owner;
 mod reset;
 mod span;
@@ -19,9 +20,10 @@ mod state;
 mod timer;
 mod window;
 
-pub use applier::{Applier, ApplierConfig, ApplierOutput, Offer, StaleEpoch};
+pub use applier::Applier;
 pub use credit::{BYTES_CAP_MAX, BYTES_START, Credit, EVENTS_START};
-pub use owner::{Allowance, Fault, Heard, Owner, OwnerConfig, OwnerOutput};
+pub use driver::{Allowance, ApplierConfig, ApplierOutput, Fault, Heard, Offer, OwnerConfig, OwnerOutput, StaleEpoch};
+pub use owner::Owner;
 pub use reset::{Reset, ResetCode};
 pub use span::Span;
 pub use state::{ApplierState, OwnerState};
