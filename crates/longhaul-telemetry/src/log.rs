@@ -1,0 +1,120 @@
+//! Logs: text on a terminal, JSON on request, always to stderr.
+//!
+//! error = someone must act, warn = recovered by itself, info = an action finished.
+
+use std::io::IsTerminal;
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text, with colours on a terminal.
+    Auto,
+    /// Text without colours.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why logs cannot be begun: a sentence.
+#[derive(Debug)]
+pub struct LogError(String);
+
+impl std::fmt::Display for LogError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LogError {}
+
+/// Begins logging to stderr, once per process. `filter` is a level, or targets with levels: `info,longhaul_link=debug`.
+///
+/// # Errors
+/// When the filter is none, or logs were begun before.
+pub fn init_log(format: LogFormat, filter: &str) -> Result<(), LogError> {
+    // An empty NO_COLOR asks for nothing: <https://no-color.org>.
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colour = format == LogFormat::Auto && std::io::stderr().is_terminal() && !plain;
+    subscriber(format, colour, filter, std::io::stderr)?.try_init().map_err(|error| LogError(error.to_string()))
+}
+
+/// Writes log lines of that form.
+fn subscriber<W>(
+    format: LogFormat,
+    colour: bool,
+    filter: &str,
+    writer: W,
+) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(filter).map_err(|error| LogError(format!("the log filter {filter:?}: {error}")))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(writer);
+    Ok(match format {
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        LogFormat::Auto | LogFormat::Text => Box::new(builder.with_target(false).finish()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What one warning with fields, and one line below the filter, come out as.
+    fn logged(format: LogFormat, colour: bool) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(format, colour, "info", move || writer.clone()).expect("a valid filter");
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(region = "us", tries = 3, "a link is \"down\"");
+            tracing::debug!("not asked for");
+        });
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn text_is_one_plain_line() {
+        let text = logged(LogFormat::Text, false);
+        assert!(text.ends_with(" WARN a link is \"down\" region=\"us\" tries=3\n"), "{text:?}");
+        assert_eq!((text.lines().count(), text.contains('\x1b')), (1, false));
+        assert!(logged(LogFormat::Auto, true).contains('\x1b'), "colour on a terminal");
+    }
+
+    #[test]
+    fn json_is_one_object_a_line_with_the_fields_at_its_top() {
+        let json = logged(LogFormat::Json, false);
+        assert!(json.starts_with("{\"timestamp\":\"") && json.ends_with("}\n"), "{json}");
+        for part in [r#""level":"WARN""#, r#""message":"a link is \"down\"""#, r#""region":"us""#, r#""tries":3"#] {
+            assert!(json.contains(part), "{part} is missing in {json}");
+        }
+        assert_eq!(json.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_refused_in_a_sentence() {
+        let error = subscriber(LogFormat::Text, false, "info,=x=", std::io::sink).err().expect("no filter");
+        assert!(error.to_string().starts_with("the log filter \"info,=x=\": "), "{error}");
+    }
+}

@@ -1,0 +1,469 @@
+//! The registry: typed handles, looked up once, written per batch.
+//!
+//! Counters are shared by all flows of the same route and way; handles are cheap to clone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
+use prometheus::{
+    CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::names::{self, Metric};
+
+/// Upper bounds of the end-to-end histogram, in seconds.
+const BUCKETS: &[f64] =
+    &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
+
+/// All metrics of one router.
+pub struct Metrics {
+    registry: Registry,
+    read: [IntCounterVec; 2],
+    sent: [IntCounterVec; 2],
+    received: [IntCounterVec; 2],
+    delivered: [IntCounterVec; 2],
+    refused: IntCounterVec,
+    poison: IntCounterVec,
+    resets: IntCounterVec,
+    flow_gauges: [GaugeVec; 6],
+    end_to_end: HistogramVec,
+    without_credit: CounterVec,
+    link_gauges: [GaugeVec; 4],
+    link_counters: [IntCounterVec; 3],
+    link_connects: IntCounterVec,
+    link_reconnects: IntCounterVec,
+    refused_connections: IntCounterVec,
+    broker_up: GaugeVec,
+    broker_errors: IntCounterVec,
+    generation: IntGauge,
+    reload_ok: IntGauge,
+    reload_at: IntGauge,
+    certificate: IntGauge,
+    memory: [IntGauge; 2],
+    credit: IntGauge,
+    panics: IntCounter,
+}
+
+/// Handles of an owned flow.
+#[derive(Clone)]
+pub struct OutflowMetrics {
+    labels: [String; 3],
+    metrics: Arc<Metrics>,
+    read: [IntCounter; 2],
+    sent: [IntCounter; 2],
+}
+
+/// Handles of an applied flow.
+#[derive(Clone)]
+pub struct InflowMetrics {
+    labels: [String; 3],
+    metrics: Arc<Metrics>,
+    received: [IntCounter; 2],
+    delivered: [IntCounter; 2],
+    end_to_end: Histogram,
+}
+
+/// Handles of a link.
+#[derive(Clone)]
+pub struct LinkMetrics {
+    labels: [String; 2],
+    metrics: Arc<Metrics>,
+    seen: Arc<Seen>,
+}
+
+/// What a link has shown, so that figures which begin at 0 with every connection become counters.
+#[derive(Default)]
+struct Seen {
+    was_up: AtomicBool,
+    /// Lost packets, bytes sent, bytes received, of the present connection.
+    counts: [AtomicU64; 3],
+}
+
+/// What the flows of a route show together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FlowGauges {
+    /// How many.
+    pub flows: u64,
+    /// How many of them stream.
+    pub streaming: u64,
+    /// Summed.
+    pub lag_events: u64,
+    /// The worst.
+    pub lag_seconds: f64,
+    /// The worst.
+    pub oldest_unacked_seconds: f64,
+    /// The worst.
+    pub credit_exhausted_seconds: f64,
+}
+
+/// What a link shows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LinkGauges {
+    /// Smoothed.
+    pub rtt_seconds: f64,
+    /// Since it came up.
+    pub lost_packets: u64,
+    /// Congestion window.
+    pub window_bytes: u64,
+    /// In parcels that are not acknowledged.
+    pub in_flight_bytes: u64,
+    /// Since it came up.
+    pub sent_bytes: u64,
+    /// Since it came up.
+    pub received_bytes: u64,
+}
+
+impl Metrics {
+    /// A registry with every metric in it.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        let registry = Registry::new();
+        let r = &registry;
+        let metrics = Self {
+            read: [counters(r, names::READ_EVENTS), counters(r, names::READ_BYTES)],
+            sent: [counters(r, names::SENT_EVENTS), counters(r, names::SENT_BYTES)],
+            received: [counters(r, names::RECEIVED_EVENTS), counters(r, names::RECEIVED_BYTES)],
+            delivered: [counters(r, names::DELIVERED_EVENTS), counters(r, names::DELIVERED_BYTES)],
+            refused: counters(r, names::REFUSED_EVENTS),
+            poison: counters(r, names::POISON_EVENTS),
+            resets: counters(r, names::RESETS),
+            flow_gauges: [
+                gauges(r, names::FLOWS),
+                gauges(r, names::FLOWS_STREAMING),
+                gauges(r, names::LAG_EVENTS),
+                gauges(r, names::LAG_SECONDS),
+                gauges(r, names::OLDEST_UNACKED),
+                gauges(r, names::CREDIT_EXHAUSTED),
+            ],
+            end_to_end: histograms(r, names::END_TO_END),
+            without_credit: seconds_counters(r, names::CREDIT_EXHAUSTED_TOTAL),
+            link_gauges: [
+                gauges(r, names::LINK_UP),
+                gauges(r, names::LINK_RTT),
+                gauges(r, names::LINK_WINDOW),
+                gauges(r, names::LINK_IN_FLIGHT),
+            ],
+            link_counters: [
+                counters(r, names::LINK_LOST),
+                counters(r, names::LINK_SENT),
+                counters(r, names::LINK_RECEIVED),
+            ],
+            link_connects: counters(r, names::LINK_CONNECTS),
+            link_reconnects: counters(r, names::LINK_RECONNECTS),
+            refused_connections: counters(r, names::REFUSED_CONNECTIONS),
+            broker_up: gauges(r, names::BROKER_UP),
+            broker_errors: counters(r, names::BROKER_ERRORS),
+            generation: gauge(r, names::CONFIG_GENERATION),
+            reload_ok: gauge(r, names::CONFIG_RELOAD_OK),
+            reload_at: gauge(r, names::CONFIG_RELOAD_AT),
+            certificate: gauge(r, names::CERTIFICATE_EXPIRY),
+            memory: [gauge(r, names::MEMORY_USED), gauge(r, names::MEMORY_LIMIT)],
+            credit: gauge(r, names::CREDIT_GRANTED),
+            panics: counters(r, names::TASK_PANICS).with_label_values::<&str>(&[]),
+            registry,
+        };
+        gauges(&metrics.registry, names::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        add(&metrics.registry, prometheus::process_collector::ProcessCollector::for_self());
+        Arc::new(metrics)
+    }
+
+    /// Handles of the flows of a route that this router owns.
+    #[must_use]
+    pub fn outflow(self: &Arc<Self>, route: &str, from: &str, to: &str) -> OutflowMetrics {
+        let labels = [route, from, to];
+        OutflowMetrics {
+            labels: labels.map(str::to_owned),
+            metrics: Arc::clone(self),
+            read: self.read.each_ref().map(|metric| metric.with_label_values(&labels)),
+            sent: self.sent.each_ref().map(|metric| metric.with_label_values(&labels)),
+        }
+    }
+
+    /// Handles of the flows of a route that this router applies.
+    #[must_use]
+    pub fn inflow(self: &Arc<Self>, route: &str, from: &str, to: &str) -> InflowMetrics {
+        let labels = [route, from, to];
+        InflowMetrics {
+            labels: labels.map(str::to_owned),
+            metrics: Arc::clone(self),
+            received: self.received.each_ref().map(|metric| metric.with_label_values(&labels)),
+            delivered: self.delivered.each_ref().map(|metric| metric.with_label_values(&labels)),
+            end_to_end: self.end_to_end.with_label_values(&labels),
+        }
+    }
+
+    /// Handles of a link.
+    #[must_use]
+    pub fn link(self: &Arc<Self>, region: &str, address: &str) -> LinkMetrics {
+        let labels = [region.to_owned(), address.to_owned()];
+        let link = LinkMetrics { labels, metrics: Arc::clone(self), seen: Arc::default() };
+        link.down();
+        link
+    }
+
+    /// A connection was refused.
+    pub fn refused_connection(&self, reason: &str) {
+        self.refused_connections.with_label_values(&[reason]).inc();
+    }
+
+    /// Whether a broker answers. Called again and again; from yes to no counts as an error.
+    pub fn broker_up(&self, broker: &str, kind: &str, up: bool) {
+        let (gauge, errors) =
+            (self.broker_up.with_label_values(&[broker, kind]), self.broker_errors.with_label_values(&[broker, kind]));
+        if !up && gauge.get() > 0.0 {
+            errors.inc();
+        }
+        gauge.set(f64::from(u8::from(up)));
+    }
+
+    /// Documents were taken up.
+    pub fn reload_succeeded(&self, generation: u64) {
+        self.generation.set(signed(generation));
+        self.reload_ok.set(1);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.reload_at.set(signed(now.as_secs()));
+    }
+
+    /// Documents were refused.
+    pub fn reload_failed(&self) {
+        self.reload_ok.set(0);
+    }
+
+    /// When the router's certificate expires, in seconds since the Unix epoch.
+    pub fn certificate_expires(&self, at: i64) {
+        self.certificate.set(at);
+    }
+
+    /// The memory budget: bytes used, bytes in all, bytes granted as credit.
+    pub fn memory(&self, used: u64, limit: u64, granted: u64) {
+        self.memory[0].set(signed(used));
+        self.memory[1].set(signed(limit));
+        self.credit.set(signed(granted));
+    }
+
+    /// A task panicked and is started again.
+    pub fn task_panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// The Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => String::from_utf8(text).unwrap_or_default(),
+            Err(error) => format!("# the metrics cannot be encoded: {error}\n"),
+        }
+    }
+}
+
+impl OutflowMetrics {
+    /// Events were looked at.
+    pub fn read(&self, events: u64, bytes: u64) {
+        inc(&self.read, events, bytes);
+    }
+
+    /// Events were sent.
+    pub fn sent(&self, events: u64, bytes: u64) {
+        inc(&self.sent, events, bytes);
+    }
+
+    /// Events were refused. Once per batch and reason.
+    pub fn refused(&self, reason: &str, events: u64) {
+        refuse(&self.metrics.refused, &self.labels, reason, events);
+    }
+
+    /// The destination had the flow opened again.
+    pub fn reset(&self, reason: &str) {
+        refuse(&self.metrics.resets, &self.labels, reason, 1);
+    }
+
+    /// A flow had something to send and, for that long, no credit.
+    pub fn without_credit(&self, time: Duration) {
+        self.metrics.without_credit.with_label_values(&self.labels).inc_by(time.as_secs_f64());
+    }
+
+    /// What the flows of the route show together.
+    pub fn gauges(&self, gauges: FlowGauges) {
+        let values = [
+            gauges.flows as f64,
+            gauges.streaming as f64,
+            gauges.lag_events as f64,
+            gauges.lag_seconds,
+            gauges.oldest_unacked_seconds,
+            gauges.credit_exhausted_seconds,
+        ];
+        set(&self.metrics.flow_gauges, &self.labels, &values);
+    }
+
+    /// Takes the gauges of a route that is gone away; its counters stay, as Prometheus wants them.
+    pub fn remove_gauges(&self) {
+        remove(&self.metrics.flow_gauges, &self.labels);
+    }
+
+    /// Takes everything that this end of the flows has shown: the route is gone from the documents for good. Where the same router also
+    /// applies the route, refusals by policy go with it.
+    pub fn remove(&self) {
+        let metrics = &self.metrics;
+        self.remove_gauges();
+        metrics.read.iter().chain(&metrics.sent).chain([&metrics.refused, &metrics.resets]).for_each(|vec| {
+            forget(vec, &self.labels);
+        });
+        forget(&metrics.without_credit, &self.labels);
+    }
+}
+
+impl InflowMetrics {
+    /// Events came in.
+    pub fn received(&self, events: u64, bytes: u64) {
+        inc(&self.received, events, bytes);
+    }
+
+    /// The destination broker confirmed events.
+    pub fn delivered(&self, events: u64, bytes: u64) {
+        inc(&self.delivered, events, bytes);
+    }
+
+    /// The destination refused an event for good.
+    pub fn poisoned(&self, reason: &str) {
+        refuse(&self.metrics.poison, &self.labels, reason, 1);
+    }
+
+    /// An event is left out by policy.
+    pub fn dropped(&self, reason: &str) {
+        refuse(&self.metrics.refused, &self.labels, reason, 1);
+    }
+
+    /// Takes everything that this end of the flows has shown, as [`OutflowMetrics::remove`] does for the other.
+    pub fn remove(&self) {
+        let metrics = &self.metrics;
+        metrics.received.iter().chain(&metrics.delivered).chain([&metrics.refused, &metrics.poison]).for_each(|vec| {
+            forget(vec, &self.labels);
+        });
+        forget(&metrics.end_to_end, &self.labels);
+    }
+
+    /// Milliseconds from the time of an event to its confirmation.
+    pub fn end_to_end(&self, ms: u64) {
+        self.end_to_end.observe(ms as f64 / 1000.0);
+    }
+}
+
+impl LinkMetrics {
+    /// The link came up.
+    pub fn connected(&self) {
+        let (metrics, region) = (&self.metrics, &self.labels[..1]);
+        metrics.link_connects.with_label_values(region).inc();
+        if self.seen.was_up.swap(true, Relaxed) {
+            metrics.link_reconnects.with_label_values(region).inc();
+        }
+        self.seen.counts.iter().for_each(|count| count.store(0, Relaxed));
+        metrics.link_gauges[0].with_label_values(&self.labels).set(1.0);
+    }
+
+    /// The link is down.
+    pub fn down(&self) {
+        set(&self.metrics.link_gauges, &self.labels, &[0.0; 4]);
+    }
+
+    /// What the link shows while it is up. From one connection to the next, what came after the last call is not counted.
+    pub fn show(&self, gauges: LinkGauges) {
+        let values = [1.0, gauges.rtt_seconds, gauges.window_bytes as f64, gauges.in_flight_bytes as f64];
+        set(&self.metrics.link_gauges, &self.labels, &values);
+        let counts = [gauges.lost_packets, gauges.sent_bytes, gauges.received_bytes];
+        for ((count, seen), metric) in counts.into_iter().zip(&self.seen.counts).zip(&self.metrics.link_counters) {
+            let before = seen.swap(count, Relaxed);
+            metric.with_label_values(&self.labels[..1]).inc_by(count.saturating_sub(before));
+        }
+    }
+
+    /// The link is not dialled any more. What it counted stays with its region.
+    pub fn remove(&self) {
+        remove(&self.metrics.link_gauges, &self.labels);
+    }
+}
+
+fn inc([of_events, of_bytes]: &[IntCounter; 2], events: u64, bytes: u64) {
+    of_events.inc_by(events);
+    of_bytes.inc_by(bytes);
+}
+
+fn refuse(metric: &IntCounterVec, [route, from, to]: &[String; 3], reason: &str, events: u64) {
+    metric.with_label_values(&[route.as_str(), from, to, reason]).inc_by(events);
+}
+
+fn set<const N: usize>(metrics: &[GaugeVec; N], labels: &[String], values: &[f64; N]) {
+    metrics.iter().zip(values).for_each(|(metric, value)| metric.with_label_values(labels).set(*value));
+}
+
+fn remove(metrics: &[GaugeVec], labels: &[String]) {
+    for metric in metrics {
+        // One that was never set is gone already.
+        let _ = metric.remove_label_values(labels);
+    }
+}
+
+/// Takes every series of these flows, whatever its reason.
+fn forget<T: MetricVecBuilder>(vec: &MetricVec<T>, [route, from, to]: &[String; 3])
+where
+    MetricVec<T>: Collector,
+{
+    for series in vec.collect().iter().flat_map(|family| family.get_metric()) {
+        let labels = series.get_label().iter().map(|label| (label.name(), label.value())).collect::<HashMap<_, _>>();
+        let named = [("route", route), ("from", from), ("to", to)];
+        if named.iter().all(|(name, value)| labels.get(name) == Some(&value.as_str())) {
+            // It was there a moment ago; if not, all the better.
+            let _ = vec.remove(&labels);
+        }
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn opts(metric: Metric) -> Opts {
+    Opts::new(metric.name, metric.help)
+}
+
+fn add(registry: &Registry, collector: impl Collector + 'static) {
+    registry.register(Box::new(collector)).expect("names are unique in one registry");
+}
+
+fn counters(registry: &Registry, metric: Metric) -> IntCounterVec {
+    let vec = IntCounterVec::new(opts(metric), metric.labels).expect("the table has valid names");
+    add(registry, vec.clone());
+    vec
+}
+
+fn seconds_counters(registry: &Registry, metric: Metric) -> CounterVec {
+    let vec = CounterVec::new(opts(metric), metric.labels).expect("the table has valid names");
+    add(registry, vec.clone());
+    vec
+}
+
+fn gauges(registry: &Registry, metric: Metric) -> GaugeVec {
+    let vec = GaugeVec::new(opts(metric), metric.labels).expect("the table has valid names");
+    add(registry, vec.clone());
+    vec
+}
+
+fn gauge(registry: &Registry, metric: Metric) -> IntGauge {
+    let gauge = IntGauge::with_opts(opts(metric)).expect("the table has valid names");
+    add(registry, gauge.clone());
+    gauge
+}
+
+fn histograms(registry: &Registry, metric: Metric) -> HistogramVec {
+    let opts = HistogramOpts::new(metric.name, metric.help).buckets(BUCKETS.to_vec());
+    let vec = HistogramVec::new(opts, metric.labels).expect("the table has valid names");
+    add(registry, vec.clone());
+    vec
+}
+
+#[cfg(test)]
+mod tests;
