@@ -234,3 +234,7 @@ impl Opening {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

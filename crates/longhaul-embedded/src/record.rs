@@ -211,7 +211,8 @@ mod tests {
             set_stored_ms(record, 123);
             set_id(record, EventId(5));
             seen.push((stored_ms(record).unwrap(), topic(record).unwrap().to_vec()));
-            Ok::<_, Infallible>(assert_eq!(decode(1, &Bytes::copy_from_slice(record), None).unwrap().id, EventId(5)))
+            assert_eq!(decode(1, &Bytes::copy_from_slice(record), None).unwrap().id, EventId(5));
+            Ok::<_, Infallible>(())
         });
         assert_eq!(visited, Ok(()));
         assert_eq!(seen, vec![(123, b"orders.eu".to_vec()); 2]);

@@ -81,6 +81,8 @@ pub(crate) struct State {
     leases_given: u64,
     /// A store that failed and that some reader may still hold.
     failed: Option<Arc<Store>>,
+    /// Why there is no store, when there is none.
+    failure: StoreError,
     tried: Instant,
 }
 
@@ -93,7 +95,8 @@ enum Answer {
 
 impl State {
     pub(crate) fn new(extent: Extent) -> Self {
-        Self { extent, leases: HashMap::new(), leases_given: 0, failed: None, tried: Instant::now() }
+        let (leases, failure) = (HashMap::new(), StoreError::Closed);
+        Self { extent, leases, leases_given: 0, failed: None, failure, tried: Instant::now() }
     }
 
     fn holds(&self, lease: Lease) -> bool {
@@ -111,6 +114,7 @@ impl Writer {
                 break;
             }
         }
+        self.state.failed = None;
         // Whoever still waits is told by the reply that is dropped with its command.
         self.outputs.store.send_replace(None);
         self.outputs.health.send_replace(Health::Down("the embedded broker has stopped".to_owned()));
@@ -118,12 +122,12 @@ impl Writer {
 
     fn settle(&mut self, group: Vec<Command>) {
         let Some(store) = self.store() else {
-            let reason = match &*self.outputs.health.borrow() {
-                Health::Down(reason) => reason.clone(),
-                _ => "the store is being opened again".to_owned(),
-            };
-            return refuse(group, &StoreError::Failing { full: false, reason });
+            return refuse(group, &self.state.failure);
         };
+        // An idle broker leaves its file alone.
+        if group.iter().all(|command| self.is_idle(command)) {
+            return;
+        }
         let mut answers = Vec::with_capacity(group.len());
         let (retention, cluster, state) = (self.retention, self.cluster, &mut self.state);
         let before = state.extent;
@@ -155,6 +159,10 @@ impl Writer {
         }
     }
 
+    fn is_idle(&self, command: &Command) -> bool {
+        matches!(command, Command::Tick { now_ms } if !self.retention.oldest_may_go(&self.state.extent, *now_ms))
+    }
+
     /// The store, opened again if it failed and it is time.
     fn store(&mut self) -> Option<Arc<Store>> {
         let store = self.outputs.store.borrow().clone();
@@ -164,6 +172,7 @@ impl Writer {
     fn fail(&mut self, store: Arc<Store>, error: &StoreError) {
         tracing::error!(%error, "the embedded broker's store fails; it is opened again until that succeeds");
         self.state.leases.clear();
+        self.state.failure = error.clone();
         self.state.failed = Some(store);
         self.state.tried = Instant::now();
         self.outputs.store.send_replace(None);
@@ -203,6 +212,7 @@ impl Writer {
             }
             Err(error) => {
                 self.outputs.health.send_replace(Health::Down(error.to_string()));
+                self.state.failure = error;
                 None
             }
         }

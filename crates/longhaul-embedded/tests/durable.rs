@@ -205,6 +205,24 @@ async fn more_writes_than_the_queue_holds_stay_in_order() {
     assert!(events.iter().map(|event| event.id.0).eq(1..=3_000));
 }
 
+#[tokio::test]
+async fn an_event_beyond_a_limit_that_was_lowered_stops_the_reader_with_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = start(folder.path()).await;
+    let events = vec![event(0, vec![b'x'; 100]), event(1, vec![b'x'; 101])];
+    writer(&broker, "a").await.write(events).await.unwrap();
+    broker.stop().await;
+    let lowered = longhaul_broker::Context { event_bytes_max: 100, ..context() };
+    let broker = Embedded::start(&access(folder.path()), lowered).await.unwrap();
+    let mut reader = reader(&broker, Start::Earliest).await;
+    assert_eq!(read(&mut *reader, 1).await[0].offset, 1);
+    for _ in 0..2 {
+        let error = reader.read().await.unwrap_err();
+        let told = "the event at offset 2 has 101 bytes";
+        assert!(matches!(&error, SourceError::Config(text) if text.starts_with(told)), "{error:?}");
+    }
+}
+
 /// Runs as a process of its own, see below: writes for ever and says what is confirmed.
 #[tokio::test]
 #[ignore = "the child of the test below"]

@@ -72,7 +72,8 @@ async fn every_wrong_request_gets_a_problem_with_a_sentence_and_writes_nothing()
     );
     let structured = ("content-type", "application/cloudevents+json");
     let long_topic = format!("/v1/topics/{}/events", "t".repeat(1_025));
-    let cases: Vec<(&str, &str, Vec<(&str, &str)>, &[u8], u16, &str)> = vec![
+    type Case<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a [u8], u16, &'a str);
+    let cases: Vec<Case<'_>> = vec![
         ("POST", "/v1/topics/a.b/events", CE[..3].to_vec(), b"", 400, "needs the attribute type"),
         ("POST", "/v1/topics/a.b/events", vec![structured], b"{", 400, "not the JSON"),
         ("POST", "/v1/topics/a.*/events", vec![], b"", 400, "wildcard \"*\""),

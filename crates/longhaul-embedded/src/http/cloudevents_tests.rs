@@ -145,7 +145,8 @@ fn invalid_requests_are_refused_with_a_sentence() {
     let without =
         |name: &str| REQUIRED_HEADERS.iter().copied().filter(|(header, _)| *header != name).collect::<Vec<_>>();
     let with = |name: &'static str, value: &'static str| [without(name), vec![(name, value)]].concat();
-    let cases: Vec<(Vec<(&str, &str)>, String, u16, &str)> = vec![
+    type Case<'a> = (Vec<(&'a str, &'a str)>, String, u16, &'a str);
+    let cases: Vec<Case<'_>> = vec![
         (without("ce-id"), String::new(), 400, "the attribute id (in binary mode the header ce-id)"),
         (without("ce-source"), String::new(), 400, "the attribute source"),
         (without("ce-type"), String::new(), 400, "the attribute type"),

@@ -1,5 +1,11 @@
 //! What the tests share: a broker in a folder, and an HTTP client that sends exactly the bytes that a test wants.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "every test uses its part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "every test uses its part, and may fail"
+)]
 
 use std::net::SocketAddr;
 use std::path::Path;
