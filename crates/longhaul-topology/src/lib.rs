@@ -17,6 +17,6 @@ pub use check::{Place, Problem, ProblemKind, Severity, check};
 pub use diff::{MeshDiff, diff};
 pub use graph::{Edge, Graph};
 pub use model::*;
-pub use names::nearest;
+pub use names::{nearest, suggest_name};
 pub use paths::Path;
 pub use template::{Part, Template, TemplateError};

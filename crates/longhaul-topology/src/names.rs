@@ -16,6 +16,24 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
+/// A sentence for whoever used a name that is not known: the nearest one, or all (at most eight) after the `intro`, such as
+/// "the regions are".
+#[must_use]
+pub fn suggest_name<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone, intro: &str) -> String {
+    if let Some(near) = nearest(name, known.clone()) {
+        return format!("did you mean `{near}`?");
+    }
+    let mut names: Vec<String> = known.into_iter().map(|name| format!("`{name}`")).take(9).collect();
+    match names.as_mut_slice() {
+        [] => "none is declared".to_owned(),
+        [_, _, _, _, _, _, _, _, more] => {
+            "..".clone_into(more);
+            format!("{intro} {}", names.join(", "))
+        }
+        _ => format!("{intro} {}", names.join(", ")),
+    }
+}
+
 /// Letters to insert, remove, replace or swap with their neighbour (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(128).collect(), b.chars().take(128).collect());

@@ -103,8 +103,9 @@ fn problem(through: &[&Carrier<'_>]) -> Problem {
     let message =
         format!("{who}: {}/{}{way}; an event would be carried round and round", first.from.region, first.from.broker);
     let mut problem = Problem::new(ProblemKind::Cycle, first.place, "goes round from here", message);
-    for carrier in &through[1..] {
-        problem = problem.with(carrier.place, "and comes back over this");
+    for (at, carrier) in through.iter().enumerate().skip(1) {
+        problem =
+            problem.with(carrier.place, if at + 1 < through.len() { "goes on here" } else { "and comes back here" });
     }
     problem.help(
         "narrow the topics of one of them, or give its destination a prefix that no other of them reads, such as \

@@ -54,7 +54,7 @@ pub enum ProblemKind {
     Incomplete,
     /// Two destinations of one route in the same place.
     DuplicateDestination,
-    /// No link of their own joins the regions of a route.
+    /// No link of their own joins the regions of a route, or they are one.
     Unreachable,
     /// A guarantee that cannot be kept.
     Guarantee,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Place, Problem, ProblemKind};
-use crate::{Mesh, nearest};
+use crate::{Mesh, suggest_name};
 
 pub(super) fn check(mesh: &Mesh, problems: &mut Vec<Problem>) {
     unique(mesh.regions.iter().map(|region| region.name.as_str()), "region", Place::Region, problems);
@@ -80,31 +80,15 @@ fn broker(mesh: &Mesh, (region, name): (&str, &str), region_at: Place, broker_at
         let message = format!("region `{region}` has no broker called `{name}`");
         let problem = Problem::new(ProblemKind::UnknownName, broker_at, "not known there", message);
         let place = mesh.regions.iter().position(|r| r.name == region).map_or(broker_at, Place::Region);
-        problems.push(problem.with(place, "the region").help(suggest(name, brokers(), "its brokers are")));
+        problems.push(problem.with(place, "the region").help(suggest_name(name, brokers(), "its brokers are")));
     }
 }
 
 fn unknown_region(mesh: &Mesh, name: &str, at: Place) -> Problem {
     let regions = mesh.regions.iter().map(|region| region.name.as_str());
-    Problem::new(ProblemKind::UnknownName, at, "not known", format!("no region is called `{name}`")).help(suggest(
+    Problem::new(ProblemKind::UnknownName, at, "not known", format!("no region is called `{name}`")).help(suggest_name(
         name,
         regions,
         "the regions are",
     ))
-}
-
-/// The nearest name, or all of them when none is near.
-fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone, intro: &str) -> String {
-    if let Some(near) = nearest(name, known.clone()) {
-        return format!("did you mean `{near}`?");
-    }
-    let mut names: Vec<String> = known.map(|name| format!("`{name}`")).take(9).collect();
-    match names.len() {
-        0 => "none is declared".to_owned(),
-        9 => {
-            names[8] = "..".to_owned();
-            format!("{intro} {}", names.join(", "))
-        }
-        _ => format!("{intro} {}", names.join(", ")),
-    }
 }

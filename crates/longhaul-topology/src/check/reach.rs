@@ -1,4 +1,5 @@
-//! Whether the regions of every route are joined. A route needs a link of its own: nothing passes through a third region yet.
+//! Whether the regions of every route are joined. A route needs a link of its own: nothing passes through a third region yet, and
+//! nothing stays inside one.
 
 use super::{Place, Problem, ProblemKind};
 use crate::{Graph, Mesh};
@@ -9,7 +10,17 @@ pub(super) fn check(mesh: &Mesh, problems: &mut Vec<Problem>) {
         for (i, to) in route.to.iter().enumerate() {
             let (a, b) = (route.from.region.as_str(), to.region.as_str());
             let Some(region) = mesh.regions.iter().position(|region| region.name == b) else { continue };
-            if a == b || mesh.region(a).is_none() {
+            if mesh.region(a).is_none() {
+                continue;
+            }
+            if a == b {
+                let message = format!(
+                    "route `{}` begins and ends in `{a}`: a route inside one region is not available yet",
+                    route.name
+                );
+                let problem =
+                    Problem::new(ProblemKind::Unreachable, Place::ToRegion(at, i), "the same region", message);
+                problems.push(problem.with(Place::FromRegion(at), "from here").help("a route leads to another region"));
                 continue;
             }
             if !graph.linked(a, b) {

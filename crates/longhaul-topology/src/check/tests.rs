@@ -282,10 +282,13 @@ fn prefixes_and_narrow_topics_break_a_cycle() {
 }
 
 #[test]
-fn a_route_can_be_a_cycle_of_its_own() {
-    let mesh = with_routes(vec![route("self", source("eu-west", &["a.>"]), vec![sink("eu-west", "a.{topic}")])]);
-    only(&mesh, ProblemKind::Cycle, "route `self` forms a cycle with itself");
-    fine(&with_routes(vec![route("self", source("eu-west", &["a.>"]), vec![sink("eu-west", "b.{topic}")])]));
+fn a_route_inside_one_region_is_refused_and_can_be_a_cycle_of_its_own() {
+    let within =
+        |topic: &str| with_routes(vec![route("self", source("eu-west", &["a.>"]), vec![sink("eu-west", topic)])]);
+    only(&within("b.{topic}"), ProblemKind::Unreachable, "route `self` begins and ends in `eu-west`");
+    let both = said(&within("a.{topic}"));
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both[1].contains("route `self` forms a cycle with itself"), "{both:?}");
 }
 
 #[test]
