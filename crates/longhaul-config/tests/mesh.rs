@@ -137,3 +137,13 @@ fn errors_do_not_cascade() {
         assert_eq!(found.len(), 1, "{what}: {found}");
     }
 }
+
+#[test]
+fn sections_may_be_empty() {
+    common::mesh("apiVersion: longhaul/v1\nkind: Mesh\nmetadata: {name: m}\nregions: [{name: a, brokers: []}]\nlinks:\nroutes:\n").unwrap();
+    common::router(
+        "apiVersion: longhaul/v1\nkind: Router\nregion: a\nname: r\nmesh: m.yaml\nlink: {tls: {cert: a, key: b, ca: c}}\n\
+         admin: {token: test-token}\nbrokers:\nresolve:\n",
+    )
+    .unwrap();
+}

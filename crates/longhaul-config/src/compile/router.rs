@@ -23,7 +23,7 @@ const EVENT_BYTES_MAX: u64 = 64 << 20;
 const LINK_LISTEN: &str = "0.0.0.0:7443";
 const ADMIN_LISTEN: &str = "127.0.0.1:9600";
 /// A token that can be guessed is none.
-const TOKEN_BYTES_MIN: usize = 16;
+const TOKEN_BYTES_MIN: usize = 8;
 
 /// `None` when something in it was wrong, which is reported.
 pub(crate) fn router(raw: &RawRouter, sources: &Sources<'_>, cx: Context<'_>) -> Option<Router> {
