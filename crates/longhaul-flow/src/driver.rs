@@ -12,7 +12,7 @@ use crate::reset::{Reset, ResetCode};
 pub struct OwnerConfig {
     /// Which life of the owner: grows whenever another router, or this one again, begins to own the shard.
     pub owner_epoch: u64,
-    /// Whether the shard can be read again from any position. If not, every path begins a new chain.
+    /// Whether the shard can be read again from any position. If not, the driver begins a new chain with every new reader.
     pub replayable: bool,
     /// Shortest wait after a fault.
     pub back_off_min: Duration,

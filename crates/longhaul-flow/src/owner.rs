@@ -19,7 +19,7 @@
 //! | `Cancel` | drops what it queued at the link for that path epoch |
 //! | `Release` | counts it towards the floor of the shard; [`Owner::acked`] says the same |
 //! | `Open` | sends the frame; the answer is `handle_accept` or `handle_reset` |
-//! | `Seek` | stands a reader there (`None`: where the route says, or, for a shard that is not replayable, wherever it is), then `handle_seeked` or `handle_seek_failed`. A later `Seek`, or leaving [`OwnerState::Seeking`], voids an earlier one: its answer must not be given any more |
+//! | `Seek` | stands a reader there (`None`: where the route says), then `handle_seeked` or `handle_seek_failed`. A shard that is not replayable goes on there while the same reader still has what follows; else it is read anew, as a fresh chain. A later `Seek`, or leaving [`OwnerState::Seeking`], voids an earlier one: its answer must not be given any more |
 //! | `SendStart` | sends an empty START batch (`prev == last == after`) before any other batch; no `handle_sent` for it |
 //! | `SendTouch` | the same without the START flag: the applier answers with how far it is durable |
 //!
@@ -157,11 +157,10 @@ impl Owner {
     }
 
     /// The reader stands after that offset. `fresh`: the position is not the one that was asked for, a new chain begins; always so
-    /// when the applier had none, or the shard is not replayable. Returns false, and changes nothing, when it answers no
-    /// [`OwnerOutput::Seek`] that still counts.
+    /// when the applier had none. Returns false, and changes nothing, when it answers no [`OwnerOutput::Seek`] that still counts.
     pub fn handle_seeked(&mut self, now: Duration, incarnation: u64, after: u64, fresh: bool) -> bool {
         let position = Position { incarnation, offset: after };
-        let fresh = fresh || !self.replayable || self.resume.is_none();
+        let fresh = fresh || self.resume.is_none();
         if !(fresh || self.resume == Some(position)) || !self.step(OwnerEvent::Seeked) {
             return false;
         }
@@ -276,8 +275,7 @@ impl Owner {
             return Some(OwnerOutput::Open { path_epoch: self.path_epoch });
         }
         if std::mem::take(&mut self.out.seek) {
-            let resume = self.resume.filter(|_| self.replayable);
-            return Some(OwnerOutput::Seek { resume });
+            return Some(OwnerOutput::Seek { resume: self.resume });
         }
         let Position { incarnation, offset: after } = self.sent?;
         if std::mem::take(&mut self.out.start) {
@@ -318,6 +316,12 @@ impl Owner {
     #[must_use]
     pub fn owner_epoch(&self) -> u64 {
         self.owner_epoch
+    }
+
+    /// Whether the shard can be read again from any position, as the driver said.
+    #[must_use]
+    pub fn is_replayable(&self) -> bool {
+        self.replayable
     }
 
     /// The path epoch of the last Open; 0 before the first.

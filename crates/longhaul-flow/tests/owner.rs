@@ -95,14 +95,22 @@ fn a_destination_that_lost_its_tail_lowers_what_is_acknowledged() {
 }
 
 #[test]
-fn a_queue_always_begins_a_new_chain() {
-    let mut owner = idle(false);
-    owner.handle_link_up(MS);
-    owner.handle_accept(MS, 1, Some(at(20)), CREDIT);
-    assert_eq!(outputs(&mut owner)[1], OwnerOutput::Seek { resume: None });
-    assert!(owner.handle_seeked(MS, 10, u64::MAX, false));
-    assert_eq!(outputs(&mut owner), [OwnerOutput::SendStart { incarnation: 10, after: u64::MAX }]);
-    assert!(owner.allowance().is_some(), "another incarnation cannot be mistaken for the chain before it");
+fn a_queue_goes_on_with_the_same_reader_and_begins_anew_with_another() {
+    for (incarnation, after, fresh) in [(INCARNATION, 20, false), (10, u64::MAX, true)] {
+        let mut owner = idle(false);
+        owner.handle_link_up(MS);
+        owner.handle_accept(MS, 1, Some(at(20)), CREDIT);
+        assert_eq!(outputs(&mut owner)[1], OwnerOutput::Seek { resume: Some(at(20)) });
+        assert!(!owner.handle_seeked(MS, 10, u64::MAX, false), "another reader is another chain");
+        assert!(owner.handle_seeked(MS, incarnation, after, fresh));
+        let begins = if fresh {
+            OwnerOutput::SendStart { incarnation, after }
+        } else {
+            OwnerOutput::SendTouch { incarnation, after }
+        };
+        assert_eq!(outputs(&mut owner), [begins]);
+        assert!(owner.allowance().is_some(), "another incarnation cannot be mistaken for the chain before it");
+    }
 }
 
 #[test]

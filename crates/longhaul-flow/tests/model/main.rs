@@ -87,6 +87,15 @@ proptest! {
         run(Kind::Queue, cap, actions.into_iter().map(decode));
     }
 
+    /// While its reader and its writer live, a queue has no duplicate either.
+    #[test]
+    fn links_alone_never_duplicate_a_queue(cap in caps(), actions in actions()) {
+        let gentle = actions.into_iter().map(decode);
+        let gentle = gentle.filter(|(action, _)| !action.loses_the_writer() && !action.loses_the_reader());
+        let world = run(Kind::Queue, cap, gentle);
+        prop_assert_eq!(world.duplicates(), 0);
+    }
+
     /// Without a crash at the destination there is no duplicate, whatever the links and the owner do.
     #[test]
     fn links_alone_never_duplicate(cap in caps(), actions in actions()) {

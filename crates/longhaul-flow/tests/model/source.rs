@@ -1,4 +1,5 @@
-//! A log with holes, of which the route takes two thirds; or a queue that gives everything again that was not released.
+//! A log with holes, of which the route takes two thirds; or a queue that gives everything again that was not released, when its one
+//! reader is lost.
 
 use std::collections::VecDeque;
 
@@ -38,7 +39,8 @@ pub(crate) struct Source {
     head: u64,
     /// Where the reader stands: the last offset it gave.
     at: u64,
-    /// Queue: what no reader has, and what the present reader has given and nobody released.
+    /// Queue: whether there is a reader; what no reader has; and what the present reader has given and nobody released.
+    reading: bool,
     ready: VecDeque<u64>,
     given: VecDeque<Event>,
     pub(crate) released: Vec<u64>,
@@ -53,6 +55,7 @@ impl Source {
             incarnation: LOG_INCARNATION,
             head: 0,
             at: u64::MAX,
+            reading: false,
             ready: VecDeque::new(),
             given: VecDeque::new(),
             released: Vec::new(),
@@ -69,11 +72,7 @@ impl Source {
     /// Stands a reader: incarnation, offset before its first event, whether a new chain begins.
     pub(crate) fn seek(&mut self, resume: Option<Position>) -> (u64, u64, bool) {
         if self.kind == Kind::Queue {
-            let back: Vec<u64> = self.given.drain(..).map(|event| event.id).collect();
-            back.into_iter().rev().for_each(|id| self.ready.push_front(id));
-            self.incarnation += 1;
-            self.at = u64::MAX;
-            return (self.incarnation, self.at, true);
+            return self.seek_queue(resume);
         }
         if let Some(resume) = resume {
             assert_eq!(resume.incarnation, LOG_INCARNATION);
@@ -83,19 +82,48 @@ impl Source {
         (LOG_INCARNATION, self.at, resume.is_none())
     }
 
+    /// The reader still has what follows, or a new one begins from what was not released.
+    fn seek_queue(&mut self, resume: Option<Position>) -> (u64, u64, bool) {
+        let end = self.given.back().map_or(self.at, |event| event.offset);
+        let goes_on = resume.filter(|resume| {
+            let released = self.given.front().map_or(end.wrapping_add(1), |event| event.offset);
+            let next = resume.offset.wrapping_add(1);
+            self.reading && resume.incarnation == self.incarnation && (released..=end.wrapping_add(1)).contains(&next)
+        });
+        if let Some(resume) = goes_on {
+            self.at = resume.offset;
+            return (self.incarnation, self.at, false);
+        }
+        self.lose_reader();
+        self.reading = true;
+        self.incarnation += 1;
+        self.at = u64::MAX;
+        (self.incarnation, self.at, true)
+    }
+
+    /// Queue: what the reader had and nobody released comes again, in its old order.
+    pub(crate) fn lose_reader(&mut self) {
+        self.reading = false;
+        let back: Vec<u64> = self.given.drain(..).map(|event| event.id).collect();
+        back.into_iter().rev().for_each(|id| self.ready.push_front(id));
+    }
+
     /// The next offset, and the event if the route takes it.
     pub(crate) fn peek(&self) -> Option<(u64, Option<Event>)> {
         let offset = self.at.wrapping_add(1);
         match self.kind {
             Kind::Log => (offset < self.head).then(|| (offset, takes(offset).then_some(Event { id: offset, offset }))),
-            Kind::Queue => self.ready.front().map(|&id| (offset, Some(Event { id, offset }))),
+            Kind::Queue => {
+                let again = self.given.iter().find(|event| event.offset == offset).copied();
+                again.or(self.ready.front().map(|&id| Event { id, offset })).map(|event| (offset, Some(event)))
+            }
         }
     }
 
     pub(crate) fn advance(&mut self) {
         let (offset, event) = self.peek().expect("peeked before");
         self.at = offset;
-        if self.kind == Kind::Queue {
+        if self.kind == Kind::Queue && !self.given.iter().any(|given| given.offset == offset) {
             self.ready.pop_front();
             self.given.extend(event);
         }

@@ -54,6 +54,10 @@ impl Action {
         )
     }
 
+    pub(crate) fn loses_the_reader(self) -> bool {
+        matches!(self, Self::RestartOwner | Self::FailSource)
+    }
+
     pub(crate) fn loses_the_writer(self) -> bool {
         matches!(self, Self::RestartApplier | Self::FailSink | Self::LoseTail)
     }
@@ -211,6 +215,7 @@ impl World {
             Action::LoseTail => self.lose_tail(choice),
             Action::FailSource => {
                 self.seek = None;
+                self.source.lose_reader();
                 self.owner.handle_seek_failed(self.now, Duration::from_millis(choice as u64));
             }
             Action::LoseParcel => {
@@ -303,6 +308,7 @@ impl World {
 
     fn restart_owner(&mut self) {
         self.owner_epoch += 1;
+        self.source.lose_reader();
         self.owner = new_owner(self.source.kind, self.owner_epoch);
         self.conn = None;
         self.life_from = self.conns + 1;
