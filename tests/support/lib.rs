@@ -1,1 +1,7 @@
-//! What the whole-system tests share.
+//! What the whole-system tests share: a mesh of router processes, ordinary clients of every broker, and the judgement over what arrived.
+//!
+//! Start with [`mesh::Mesh`], then [`client`]. Scenarios are the files of `tests/scenarios`, one behaviour each. Every wait has a limit and
+//! says what it waited for.
+
+pub mod mesh;
+pub mod wait;

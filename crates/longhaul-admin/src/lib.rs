@@ -1,1 +1,109 @@
-//! The admin listener: metrics, health and the JSON API
+//! The admin listener: metrics, health and the JSON API.
+//!
+//! Reads are open to whoever reaches the listener, which is loopback by default; the one write (`POST /v1/reload`) needs the configured
+//! bearer token and is off without one. Nothing here decides anything: every answer is a view of [`Router`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router as Api};
+use longhaul_router::Router;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// The admin listener of one router; ends when dropped.
+pub struct Admin {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    router: Router,
+    token: Option<String>,
+}
+
+impl Admin {
+    /// Serves the router's views at that address. `token` allows writes.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn start(address: SocketAddr, router: Router, token: Option<String>) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let api = api(Arc::new(Shared { router, token }));
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, api).await {
+                tracing::error!(%error, "the admin listener has ended");
+            }
+        });
+        Ok(Self { address, task })
+    }
+
+    /// Where it is bound.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn api(shared: Arc<Shared>) -> Api {
+    Api::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/v1/mesh", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.mesh())))
+        .route("/v1/links", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.links())))
+        .route("/v1/routes", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.routes())))
+        .route("/v1/flows", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.flows())))
+        .route("/v1/brokers", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.brokers())))
+        .route("/v1/reload", post(reload))
+        .fallback(async || problem(StatusCode::NOT_FOUND, "there is no such path; try /metrics, /readyz or /v1/flows"))
+        .with_state(shared)
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.router.metrics_text())
+}
+
+async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.router.alive() {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.router.ready() {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn reload(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let Some(token) = &shared.token else {
+        return problem(StatusCode::FORBIDDEN, "writes are off: set admin.token in the router document to allow them");
+    };
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if given.and_then(|value| value.strip_prefix("Bearer ")) != Some(token) {
+        return problem(StatusCode::UNAUTHORIZED, "this needs the bearer token of the router document");
+    }
+    match shared.router.reload() {
+        Ok(generation) => Json(json!({"generation": generation})).into_response(),
+        Err(error) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string()),
+    }
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response {
+    (status, Json(json!({"status": status.as_u16(), "detail": detail}))).into_response()
+}

@@ -1,1 +1,33 @@
-//! The router: assembly, supervision, reload and drain
+//! The router: assembly, supervision, reload and drain.
+//!
+//! Start with [`Router`]. The way of an event through this crate: [`shard`] reads it into a [`ring`], [`ingress`] takes it from there and
+//! sends it over one of the [`links`]; at the far end [`sessions`] put it into a [`mailbox`], and [`egress`] writes it. What decides is in
+//! the pure crates; this crate waits, moves and shows.
+
+mod appliers;
+mod back_off;
+mod budget;
+mod documents;
+mod egress;
+mod flow_status;
+mod ingress;
+mod links;
+mod live;
+mod mailbox;
+mod reload;
+mod ring;
+mod router;
+mod sessions;
+mod shard;
+mod sources;
+mod supervise;
+mod view;
+
+pub use documents::{DocumentError, Documents};
+pub use flow_status::{End, FlowView, Phase};
+pub use links::LinkView;
+pub use reload::ReloadError;
+pub use router::{Router, StartError};
+pub use sessions::SessionView;
+pub use sources::RouteView;
+pub use view::{BrokerView, LinksView, MeshView};

@@ -1,2 +1,39 @@
-//! Automation: broker provisioning, layers and tidiness
-fn main() {}
+//! Automation that needs more than a line of the Makefile: `guards` checks the rules of the house, `brokers` fetches what real brokers need.
+
+mod layers;
+mod tidy;
+
+use std::process::ExitCode;
+
+use longhaul_test_brokers::{kafka::Kafka, nats::Nats, rabbitmq::RabbitMq};
+
+fn main() -> ExitCode {
+    let command = std::env::args().nth(1).unwrap_or_default();
+    let result = match command.as_str() {
+        "guards" => guards(),
+        "brokers" => brokers(),
+        _ => Err("usage: xtask guards | brokers".to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("xtask {command}: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Checks layers and tidiness; says everything that is wrong.
+fn guards() -> Result<(), String> {
+    let wrong: Vec<String> = layers::check()?.into_iter().chain(tidy::check()?).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(format!("\n{}", wrong.join("\n"))) }
+}
+
+/// Starts one broker of each kind and stops it: fetches what is missing, and proves that it runs.
+#[expect(clippy::print_stdout, reason = "says what is ready")]
+fn brokers() -> Result<(), String> {
+    println!("kafka at {}", Kafka::start()?.bootstrap());
+    println!("rabbitmq at {}", RabbitMq::start()?.uri());
+    println!("nats at {}", Nats::start()?.url());
+    Ok(())
+}

@@ -1,0 +1,46 @@
+# Two commands: `make up` runs a mesh of three regions, `make test` proves everything.
+
+CARGO ?= cargo
+# Beside rustup's toolchain: a C and C++ compiler for the crypto and Kafka libraries, and OpenSSL's headers for Kafka over TLS.
+NEEDS = cargo cc c++ make perl pkg-config
+
+.PHONY: up test lint unit system bench needs test-needs clean
+
+up: needs
+	$(CARGO) build --release --package longhaul
+	$(CARGO) run --release --quiet --package longhaul -- up $(ARGS)
+
+test: needs test-needs lint unit system
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+	$(CARGO) run --quiet --package xtask -- guards
+
+# Pure code, connectors' own tests and the guards; connectors bring up their real brokers.
+unit:
+	$(CARGO) run --quiet --package xtask -- brokers
+	$(CARGO) test --workspace --exclude longhaul-tests --exclude longhaul-benches --quiet
+
+# The whole system: real brokers, real router processes, one scenario after the other.
+system:
+	$(CARGO) build --package longhaul
+	$(CARGO) test --package longhaul-tests -- --test-threads=1
+
+bench: needs
+	$(CARGO) bench --package longhaul-benches $(ARGS)
+
+needs:
+	@for tool in $(NEEDS); do command -v $$tool >/dev/null || { \
+	    echo "$$tool is missing: install Rust 1.95 with rustup, and on Debian: apt-get install build-essential perl pkg-config libssl-dev" >&2; exit 1; }; done
+	@pkg-config --exists openssl || { \
+	    echo "the headers of OpenSSL are missing; on Debian: apt-get install libssl-dev" >&2; exit 1; }
+
+# Real brokers need a JVM with Maven for Kafka, Go for NATS and Debian's rabbitmq-server; xtask fetches the rest.
+test-needs:
+	@for tool in java mvn go; do command -v $$tool >/dev/null || { \
+	    echo "$$tool is missing, which the tests need for real brokers; on Debian: apt-get install default-jre-headless maven golang" >&2; exit 1; }; done
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,405 @@
+//! The applying end of a flow: takes batches in order, writes them, commits the cursor, acknowledges.
+//!
+//! [`Applier`] decides; this file hands batches to the sink, keeps a few writes under way, and reports what was confirmed. A flow
+//! outlives the connection that it came over: when the link is cut and comes back, what was accepted is still known, so that nothing
+//! is written twice. Whatever the sink does wrong ends the same way: the writer is dropped, the owner is told to open again, and the
+//! destination's own cursor says where from.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt, StreamExt};
+use longhaul_broker::{Opened, Sink, SinkError, Writer};
+use longhaul_event::{Event, Position};
+use longhaul_flow::{Applier, ApplierConfig, ApplierOutput, ApplierState, Offer, ResetCode, Span};
+use longhaul_route::CompiledRoute;
+use longhaul_topology::{FlowKey, OnPoison};
+use longhaul_wire::Frame;
+use tokio_util::sync::CancellationToken;
+
+use crate::budget::{Budget, Share, Use};
+use crate::flow_status::{InflowStatus, Phase};
+use crate::mailbox::{Attachment, Inbound, Mailbox};
+
+/// Writes of one flow under way at the same time.
+const WRITES_MAX: usize = 8;
+/// Most refused events that a flow with `on_poison: drop` remembers between two openings.
+const SKIPPED_MAX: usize = 1024;
+const FAST_RETRY: Duration = Duration::from_millis(500);
+const SLOW_RETRY: Duration = Duration::from_secs(10);
+/// A flow without an owner gives its sink back after that long.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+
+/// What an applying flow needs to run.
+pub(crate) struct ApplierFlow {
+    /// Its identity in words.
+    pub key: FlowKey,
+    /// Where it writes.
+    pub sink: Arc<dyn Sink>,
+    /// The route that it follows, for its policy and the binding of its headers.
+    pub route: Arc<CompiledRoute>,
+    /// Which of the route's destinations, by index.
+    pub to: usize,
+    /// What comes in.
+    pub mailbox: Arc<Mailbox>,
+    /// Where it stands, for people.
+    pub status: Arc<InflowStatus>,
+    /// The memory that its credit comes from.
+    pub budget: Arc<Budget>,
+    /// Router start, the origin of the state machine's time.
+    pub origin: Instant,
+    /// Finishes what is written, then ends.
+    pub drain: CancellationToken,
+    /// Who opened the flow last, and in which path epoch: told to open again if this task had to begin anew.
+    pub last_owner: Mutex<Option<(Attachment, u32)>>,
+}
+
+struct Driver {
+    flow: Arc<ApplierFlow>,
+    applier: Applier<Vec<Event>>,
+    share: Share,
+    owner: Option<Attachment>,
+    partition: Option<u32>,
+    writer: Option<Box<dyn Writer>>,
+    opening: Option<BoxFuture<'static, Result<Opened, SinkError>>>,
+    writes: FuturesOrdered<BoxFuture<'static, (Span, Result<(), SinkError>)>>,
+    committing: Option<BoxFuture<'static, (Position, Result<(), SinkError>)>>,
+    /// After a refused event: the position before it, which is confirmed though the cursor may lag behind.
+    confirmed: Option<Position>,
+    incarnation: u64,
+    skipped: Vec<u64>,
+    idle_since: Duration,
+}
+
+impl ApplierFlow {
+    /// Runs the flow until it is abandoned or drained.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let share = self.budget.share(Use::Credit);
+        self.disown_last_owner().await;
+        let config = ApplierConfig { bytes_cap: share.bytes_max() };
+        let mut driver = Driver {
+            applier: Applier::new(config),
+            share,
+            owner: None,
+            partition: None,
+            writer: None,
+            opening: None,
+            writes: FuturesOrdered::new(),
+            committing: None,
+            confirmed: None,
+            incarnation: 0,
+            skipped: Vec::new(),
+            idle_since: self.origin.elapsed(),
+            flow: self,
+        };
+        driver.run().await;
+        driver.flow.status.set_phase(Phase::Stopped);
+    }
+
+    /// A task that panicked has forgotten what it accepted; its owner must open again to learn that.
+    async fn disown_last_owner(&self) {
+        let last = self.last_owner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((owner, path_epoch)) = last {
+            let reset = reset_frame(owner.handle(), path_epoch, ResetCode::SinkLost, "the applier was restarted", FAST_RETRY);
+            owner.send(reset).await;
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}
+
+impl Driver {
+    async fn run(&mut self) {
+        let drain = self.flow.drain.clone();
+        loop {
+            self.do_outputs().await;
+            self.deliver();
+            self.show();
+            if self.is_done() {
+                return;
+            }
+            let timer = self.timer();
+            let mailbox = Arc::clone(&self.flow.mailbox);
+            tokio::select! {
+                biased;
+                () = drain.cancelled(), if !self.flow.status.is_draining() => self.drain(),
+                Some((span, result)) = self.writes.next(), if !self.writes.is_empty() => self.handle_written(span, result),
+                (position, result) = wait_for(&mut self.committing), if self.committing.is_some() => self.handle_committed(position, result),
+                opened = wait_for(&mut self.opening), if self.opening.is_some() => self.handle_opened(opened).await,
+                inbound = mailbox.take() => {
+                    for one in inbound {
+                        self.handle_inbound(one).await;
+                        self.do_outputs().await;
+                    }
+                }
+                () = sleep_until(timer, self.flow.origin) => { let now = self.flow.now(); self.applier.handle_timeout(now); }
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        self.flow.status.set_draining();
+        let now = self.flow.now();
+        self.applier.handle_drain(now);
+    }
+
+    async fn handle_inbound(&mut self, inbound: Inbound) {
+        let now = self.flow.now();
+        match inbound {
+            Inbound::Open { attachment, owner_epoch, path_epoch, partition } => {
+                if let Err(stale) = self.applier.handle_open(now, owner_epoch, path_epoch) {
+                    let text = stale.to_string();
+                    let reset = reset_frame(attachment.handle(), path_epoch, ResetCode::StaleEpoch, &text, FAST_RETRY);
+                    return attachment.send(reset).await;
+                }
+                self.applier.set_bytes_cap(self.share.bytes_max());
+                self.partition = partition;
+                let last = (attachment.clone(), path_epoch);
+                *self.flow.last_owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+                self.owner = Some(attachment);
+            }
+            Inbound::Batch { attachment, path_epoch, start, incarnation, span, events } => {
+                if self.is_owner(attachment) {
+                    self.handle_batch(path_epoch, start, incarnation, span, events);
+                }
+            }
+            Inbound::Gone { attachment } => {
+                if self.is_owner(attachment) {
+                    self.owner = None;
+                    self.idle_since = now;
+                    self.applier.handle_flow_closed(now);
+                }
+            }
+        }
+    }
+
+    fn is_owner(&self, attachment: u64) -> bool {
+        self.owner.as_ref().is_some_and(|owner| owner.id() == attachment)
+    }
+
+    fn handle_batch(&mut self, path_epoch: u32, start: bool, incarnation: u64, span: Span, events: Vec<Event>) {
+        let now = self.flow.now();
+        self.flow.status.received(span.events, span.bytes);
+        match self.applier.handle_batch(now, path_epoch, start, incarnation, span, events) {
+            Offer::Accepted => self.incarnation = incarnation,
+            Offer::Held => {}
+            Offer::Duplicate | Offer::Stale => self.flow.status.stale_batch(),
+            Offer::Refused(code) => {
+                tracing::warn!(flow = %self.flow.status.name(), code = code.as_str(), "refused a batch; the flow opens again");
+            }
+        }
+    }
+
+    async fn do_outputs(&mut self) {
+        while let Some(output) = self.applier.poll_output() {
+            match output {
+                ApplierOutput::OpenSink => self.open_sink(),
+                ApplierOutput::Accept { path_epoch, resume, credit } => {
+                    self.flow.status.clear_fault();
+                    let (events_limit, bytes_limit) = (credit.events_limit, credit.bytes_limit);
+                    self.reply(|handle| Frame::Accept { handle, path_epoch, resume, events_limit, bytes_limit }).await;
+                }
+                ApplierOutput::Commit(position) => self.commit(position),
+                ApplierOutput::Ack { path_epoch, durable, credit } => {
+                    let (events_limit, bytes_limit) = (credit.events_limit, credit.bytes_limit);
+                    self.reply(|handle| Frame::Ack { handle, path_epoch, durable, events_limit, bytes_limit }).await;
+                }
+                ApplierOutput::Reset { path_epoch, reset } => {
+                    let text = self.flow.status.fault().unwrap_or_else(|| sentence(reset.code).to_owned());
+                    self.reply(|handle| reset_frame(handle, path_epoch, reset.code, &text, reset.retry)).await;
+                }
+            }
+        }
+    }
+
+    async fn reply(&mut self, frame: impl FnOnce(u32) -> Frame) {
+        if let Some(owner) = &self.owner {
+            owner.send(frame(owner.handle())).await;
+        }
+    }
+
+    fn open_sink(&mut self) {
+        self.drop_writer();
+        let (flow, partition) = (Arc::clone(&self.flow), self.partition);
+        self.opening = Some(async move { flow.sink.open(&flow.key, partition).await }.boxed());
+    }
+
+    async fn handle_opened(&mut self, opened: Result<Opened, SinkError>) {
+        self.opening = None;
+        match opened {
+            Ok(mut opened) => {
+                let cursor = match self.confirmed.take() {
+                    Some(confirmed) if opened.cursor.is_none_or(|cursor| is_behind(cursor, confirmed)) => {
+                        if let Err(error) = opened.writer.commit(confirmed).await {
+                            self.confirmed = Some(confirmed);
+                            return self.sink_failed(&error);
+                        }
+                        Some(confirmed)
+                    }
+                    _ => opened.cursor,
+                };
+                self.writer = Some(opened.writer);
+                let now = self.flow.now();
+                self.applier.handle_sink_open(now, cursor);
+            }
+            Err(error) => self.sink_failed(&error),
+        }
+    }
+
+    /// Hands what is in order to the sink, a few batches at a time.
+    fn deliver(&mut self) {
+        while self.writes.len() < WRITES_MAX {
+            if self.writer.is_none() {
+                return;
+            }
+            let Some((span, mut events)) = self.applier.poll_deliver() else { return };
+            if !self.skipped.is_empty() {
+                let skipped = &self.skipped;
+                events.retain(|event| !skipped.contains(&event.offset));
+            }
+            self.rebind(&mut events);
+            self.flow.status.writing(&events);
+            let write = match self.writer.as_mut() {
+                Some(writer) if !events.is_empty() => writer.write(events),
+                _ => futures::future::ready(Ok(())).boxed(),
+            };
+            self.writes.push_back(write.map(move |result| (span, result)).boxed());
+        }
+    }
+
+    /// CloudEvents attributes are written in the binding of the destination. Where that would not fit into an event's headers, they stay as
+    /// they came: nothing is lost.
+    fn rebind(&self, events: &mut [Event]) {
+        let (from, to) = self.flow.route.bindings(self.flow.to);
+        if from == to {
+            return;
+        }
+        for event in events {
+            if let Ok(headers) = self.flow.route.rebind(self.flow.to, &event.headers) {
+                event.headers = headers;
+            }
+        }
+    }
+
+    fn handle_written(&mut self, span: Span, result: Result<(), SinkError>) {
+        let now = self.flow.now();
+        match result {
+            Ok(()) => {
+                self.flow.status.delivered(span.events, span.bytes);
+                self.applier.handle_written(now, span.last);
+            }
+            Err(error) => self.sink_failed(&error),
+        }
+    }
+
+    fn commit(&mut self, position: Position) {
+        if let Some(writer) = self.writer.as_mut() {
+            self.committing = Some(writer.commit(position).map(move |result| (position, result)).boxed());
+        }
+    }
+
+    fn handle_committed(&mut self, position: Position, result: Result<(), SinkError>) {
+        self.committing = None;
+        let now = self.flow.now();
+        match result {
+            Ok(()) => self.applier.handle_committed(now, position),
+            Err(error) => self.sink_failed(&error),
+        }
+    }
+
+    fn sink_failed(&mut self, error: &SinkError) {
+        let (code, retry) = match error {
+            SinkError::Transient(_) => (ResetCode::SinkLost, FAST_RETRY),
+            SinkError::Config(_) => (ResetCode::SinkLost, SLOW_RETRY),
+            SinkError::Poison { offset, .. } => (ResetCode::Poison, self.poisoned(*offset, error)),
+        };
+        if self.flow.status.set_fault(&error.to_string()) {
+            tracing::warn!(flow = %self.flow.status.name(), %error, "the destination does not take a flow");
+        }
+        let now = self.flow.now();
+        self.applier.handle_sink_failed(now, code, retry);
+        self.drop_writer();
+    }
+
+    /// Everything before the refused event is confirmed; what happens to the event itself is the route's policy.
+    fn poisoned(&mut self, offset: u64, error: &SinkError) -> Duration {
+        let SinkError::Poison { kind, .. } = error else { return FAST_RETRY };
+        self.flow.status.poisoned(*kind);
+        self.confirmed = Some(Position { incarnation: self.incarnation, offset: offset.wrapping_sub(1) });
+        match self.flow.route.route().on_poison {
+            OnPoison::Halt => SLOW_RETRY,
+            OnPoison::Drop => {
+                if self.skipped.len() == SKIPPED_MAX {
+                    self.skipped.clear();
+                }
+                self.skipped.push(offset);
+                self.flow.status.dropped(*kind);
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn drop_writer(&mut self) {
+        self.writer = None;
+        self.opening = None;
+        self.committing = None;
+        self.writes = FuturesOrdered::new();
+    }
+
+    fn timer(&self) -> Option<Duration> {
+        let abandoned = self.owner.is_none().then(|| self.idle_since + ABANDONED_AFTER);
+        [self.applier.poll_timeout(), abandoned].into_iter().flatten().min()
+    }
+
+    /// Drained, or given up by its owner with nothing left to write.
+    fn is_done(&self) -> bool {
+        let abandoned = self.owner.is_none() && self.flow.now() >= self.idle_since + ABANDONED_AFTER;
+        let drained = self.flow.drain.is_cancelled() && matches!(self.applier.state(), ApplierState::Drained | ApplierState::Closed);
+        drained || (abandoned && (self.applier.is_flushed() || self.writer.is_none()))
+    }
+
+    fn show(&mut self) {
+        self.share.set_used(self.applier.committed_bytes());
+        self.flow.status.show(&self.applier);
+    }
+}
+
+fn is_behind(cursor: Position, confirmed: Position) -> bool {
+    cursor.incarnation != confirmed.incarnation || cursor.offset.wrapping_add(1) < confirmed.offset.wrapping_add(1)
+}
+
+/// The frame that tells an owner to open again.
+pub(crate) fn reset_frame(handle: u32, path_epoch: u32, code: ResetCode, text: &str, retry: Duration) -> Frame {
+    let retry_ms = u32::try_from(retry.as_millis()).unwrap_or(u32::MAX);
+    Frame::Reset { handle, path_epoch, code: code as u8, text: text.to_owned(), retry_ms }
+}
+
+fn sentence(code: ResetCode) -> &'static str {
+    match code {
+        ResetCode::SinkLost => "the destination broker does not take the flow",
+        ResetCode::Poison => "the destination refuses an event",
+        ResetCode::BadChain => "a batch does not follow the one before it",
+        ResetCode::UnknownRoute => "the route is not known here",
+        ResetCode::StaleEpoch => "a later owner has the flow",
+        ResetCode::Draining => "this router goes away",
+        ResetCode::Limits => "more was sent than credit allows",
+    }
+}
+
+async fn wait_for<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Duration>, origin: Instant) {
+    match at {
+        Some(at) => tokio::time::sleep_until((origin + at).into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,439 @@
+//! Where a flow stands, at its owning end and at its applying end: written per batch, read by people and by metrics.
+//!
+//! Plain atomics and one small lock for the text of the last fault; no history.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use longhaul_broker::Poison;
+use longhaul_event::{Event, FlowId};
+use longhaul_flow::{Applier, ApplierState, Owner, OwnerState, ResetCode};
+use longhaul_route::Refusal;
+use longhaul_telemetry::{InflowMetrics, OutflowMetrics};
+use longhaul_topology::FlowKey;
+use serde::{Deserialize, Serialize};
+
+/// A number that nobody has said yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Which end of a flow this router has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum End {
+    /// It reads the shard.
+    Out,
+    /// It writes the destination.
+    In,
+}
+
+/// What a flow is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Phase {
+    /// No link to the destination.
+    Waiting,
+    /// Asking the destination for its cursor, or the source for a reader.
+    Opening,
+    /// Events move, or would.
+    Streaming,
+    /// Something is wrong; it is tried again.
+    Faulted,
+    /// Ended.
+    Stopped,
+}
+
+/// A flow as people see it. Positions are offsets of the shard; `None` is not known yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FlowView {
+    /// Identity.
+    pub id: String,
+    /// Which end.
+    pub end: End,
+    /// Route.
+    pub route: String,
+    /// `region/broker`.
+    pub from: String,
+    /// Shard at the source.
+    pub shard: String,
+    /// `region/broker`.
+    pub to: String,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Whether it reads by itself because it fell behind the ring.
+    pub detached: bool,
+    /// Events looked at (out) or received (in).
+    pub read_events: u64,
+    /// Events sent (out).
+    pub sent_events: u64,
+    /// Events confirmed by the destination broker (in).
+    pub delivered_events: u64,
+    /// Events that the route does not take, by reason (out), or that were left out by policy (in).
+    pub refused_events: u64,
+    /// Last offset sent (out) or written (in).
+    pub position: Option<u64>,
+    /// Last durable offset.
+    pub durable: Option<u64>,
+    /// Offset of the newest event of the shard.
+    pub end_offset: Option<u64>,
+    /// Events between the durable offset and the newest.
+    pub lag_events: Option<u64>,
+    /// Seconds since everything that the shard had was durable at the destination; 0 while it is.
+    pub lag_seconds: f64,
+    /// Age of the oldest event that was sent and is not acknowledged, in seconds.
+    pub unacknowledged_seconds: f64,
+    /// For how long credit has been used up, in seconds.
+    pub credit_exhausted_seconds: f64,
+    /// How often it was reset by the destination.
+    pub resets: u64,
+    /// What was wrong last, while it is.
+    pub fault: Option<String>,
+}
+
+/// Shared by both ends: identity, phase and fault.
+#[derive(Debug)]
+struct Common {
+    key: FlowKey,
+    id: FlowId,
+    name: String,
+    phase: AtomicU8,
+    draining: AtomicBool,
+    fault: Mutex<Option<String>>,
+}
+
+/// The owning end.
+pub(crate) struct FlowStatus {
+    common: Common,
+    metrics: OutflowMetrics,
+    detached: AtomicBool,
+    read: AtomicU64,
+    sent: AtomicU64,
+    refused: AtomicU64,
+    position: AtomicU64,
+    durable: AtomicU64,
+    unacked_ms: AtomicU64,
+    exhausted_ms: AtomicU64,
+    /// When it was last seen to have delivered everything.
+    level_at: Mutex<Instant>,
+    resets: AtomicU64,
+}
+
+/// The applying end.
+pub(crate) struct InflowStatus {
+    common: Common,
+    metrics: InflowMetrics,
+    received: AtomicU64,
+    delivered: AtomicU64,
+    dropped: AtomicU64,
+    stale: AtomicU64,
+    position: AtomicU64,
+    durable: AtomicU64,
+    newest_ms: AtomicU64,
+}
+
+impl Common {
+    fn new(key: FlowKey) -> Self {
+        let id = key.id();
+        let name = format!("{}: {}/{}/{} -> {}/{}", key.route, key.from.0, key.from.1, key.from.2, key.to.0, key.to.1);
+        let (phase, draining) = (AtomicU8::new(Phase::Waiting as u8), AtomicBool::new(false));
+        Self { key, id, name, phase, draining, fault: Mutex::new(None) }
+    }
+
+    fn set_fault(&self, text: &str) -> bool {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = fault.as_deref() != Some(text);
+        *fault = Some(text.to_owned());
+        is_new
+    }
+
+    fn clear_fault(&self) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn phase(&self) -> Phase {
+        const PHASES: [Phase; 5] = [Phase::Waiting, Phase::Opening, Phase::Streaming, Phase::Faulted, Phase::Stopped];
+        PHASES[usize::from(self.phase.load(Relaxed)).min(PHASES.len() - 1)]
+    }
+
+    fn view(&self, end: End) -> FlowView {
+        let key = &self.key;
+        FlowView {
+            id: self.id.to_string(),
+            end,
+            route: key.route.clone(),
+            from: format!("{}/{}", key.from.0, key.from.1),
+            shard: key.from.2.clone(),
+            to: format!("{}/{}", key.to.0, key.to.1),
+            phase: self.phase(),
+            detached: false,
+            read_events: 0,
+            sent_events: 0,
+            delivered_events: 0,
+            refused_events: 0,
+            position: None,
+            durable: None,
+            end_offset: None,
+            lag_events: None,
+            lag_seconds: 0.0,
+            unacknowledged_seconds: 0.0,
+            credit_exhausted_seconds: 0.0,
+            resets: 0,
+            fault: self.fault(),
+        }
+    }
+}
+
+macro_rules! common_methods {
+    ($($status:ident),*) => {$(
+        impl $status {
+            /// The flow in one line, for logs.
+            #[must_use]
+            pub(crate) fn name(&self) -> &str {
+                &self.common.name
+            }
+
+            /// Identity of the flow.
+            #[must_use]
+            pub(crate) fn id(&self) -> FlowId {
+                self.common.id
+            }
+
+            /// Remembers what is wrong. Returns whether it is another fault than before, worth a log line.
+            pub(crate) fn set_fault(&self, text: &str) -> bool {
+                self.common.set_fault(text)
+            }
+
+            /// Nothing is wrong any more.
+            pub(crate) fn clear_fault(&self) {
+                self.common.clear_fault();
+            }
+
+            /// What is wrong.
+            #[must_use]
+            pub(crate) fn fault(&self) -> Option<String> {
+                self.common.fault()
+            }
+
+            /// Says what the flow is doing.
+            pub(crate) fn set_phase(&self, phase: Phase) {
+                self.common.phase.store(phase as u8, Relaxed);
+            }
+
+            /// What the flow is doing.
+            #[must_use]
+            pub(crate) fn phase(&self) -> Phase {
+                self.common.phase()
+            }
+
+            /// Whether the flow knows that the router drains.
+            #[must_use]
+            pub(crate) fn is_draining(&self) -> bool {
+                self.common.draining.load(Relaxed)
+            }
+
+            /// The flow knows that the router drains.
+            pub(crate) fn set_draining(&self) {
+                self.common.draining.store(true, Relaxed);
+            }
+        }
+    )*};
+}
+common_methods!(FlowStatus, InflowStatus);
+
+impl FlowStatus {
+    /// Of a flow that has done nothing yet.
+    #[must_use]
+    pub(crate) fn new(key: FlowKey, metrics: OutflowMetrics) -> Self {
+        Self {
+            common: Common::new(key),
+            metrics,
+            detached: AtomicBool::new(false),
+            read: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            position: AtomicU64::new(UNKNOWN),
+            durable: AtomicU64::new(UNKNOWN),
+            unacked_ms: AtomicU64::new(0),
+            exhausted_ms: AtomicU64::new(0),
+            level_at: Mutex::new(Instant::now()),
+            resets: AtomicU64::new(0),
+        }
+    }
+
+    /// Events were looked at.
+    pub(crate) fn read(&self, events: u64, bytes: u64) {
+        self.read.fetch_add(events, Relaxed);
+        self.metrics.read(events, bytes);
+    }
+
+    /// Events are not taken, for that reason.
+    pub(crate) fn refuse(&self, refusal: Refusal, events: u64) {
+        self.refused.fetch_add(events, Relaxed);
+        self.metrics.refused(refusal.as_str(), events);
+    }
+
+    /// A batch was sent.
+    pub(crate) fn sent(&self, events: u32, bytes: u32) {
+        self.sent.fetch_add(u64::from(events), Relaxed);
+        self.metrics.sent(u64::from(events), u64::from(bytes));
+    }
+
+    /// The destination reset the flow.
+    pub(crate) fn reset(&self, code: ResetCode) {
+        self.resets.fetch_add(1, Relaxed);
+        self.metrics.reset(code.as_str());
+    }
+
+    /// Whether it reads by itself.
+    pub(crate) fn set_detached(&self, detached: bool) {
+        self.detached.store(detached, Relaxed);
+    }
+
+    /// Takes over what the state machine says.
+    pub(crate) fn show(&self, owner: &Owner, now: Duration) {
+        let age_ms = |since: Option<Duration>| {
+            let age = since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+            u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+        };
+        self.set_phase(match owner.state() {
+            OwnerState::Idle => Phase::Waiting,
+            OwnerState::Opening | OwnerState::Seeking => Phase::Opening,
+            OwnerState::Streaming => Phase::Streaming,
+            OwnerState::Faulted => Phase::Faulted,
+        });
+        self.position.store(owner.sent().map_or(UNKNOWN, |sent| sent.offset), Relaxed);
+        self.durable.store(owner.acked().map_or(UNKNOWN, |acked| acked.offset), Relaxed);
+        self.unacked_ms.store(age_ms(owner.oldest_unacked_since()), Relaxed);
+        self.exhausted_ms.store(age_ms(owner.credit_exhausted_since()), Relaxed);
+    }
+
+    /// The flow as people see it, beside the offset of the newest event of its shard. Looked at once a second, which is how exact the
+    /// seconds of lag are. Holes of the log count as events.
+    #[must_use]
+    pub(crate) fn view(&self, shard_end: Option<u64>) -> FlowView {
+        let next = |offset: u64| offset.wrapping_add(1);
+        let lag_events = shard_end.map(|end| next(end).saturating_sub(next(self.durable.load(Relaxed))));
+        let mut level_at = self.level_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if lag_events == Some(0) {
+            *level_at = Instant::now();
+        }
+        FlowView {
+            detached: self.detached.load(Relaxed),
+            read_events: self.read.load(Relaxed),
+            sent_events: self.sent.load(Relaxed),
+            refused_events: self.refused.load(Relaxed),
+            position: known(&self.position),
+            durable: known(&self.durable),
+            end_offset: shard_end,
+            lag_events,
+            lag_seconds: level_at.elapsed().as_secs_f64(),
+            unacknowledged_seconds: seconds(&self.unacked_ms),
+            credit_exhausted_seconds: seconds(&self.exhausted_ms),
+            resets: self.resets.load(Relaxed),
+            ..self.common.view(End::Out)
+        }
+    }
+}
+
+impl InflowStatus {
+    /// Of a flow that has done nothing yet.
+    #[must_use]
+    pub(crate) fn new(key: FlowKey, metrics: InflowMetrics) -> Self {
+        Self {
+            common: Common::new(key),
+            metrics,
+            received: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
+            position: AtomicU64::new(UNKNOWN),
+            durable: AtomicU64::new(UNKNOWN),
+            newest_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// A batch came in.
+    pub(crate) fn received(&self, events: u32, bytes: u32) {
+        self.received.fetch_add(u64::from(events), Relaxed);
+        self.metrics.received(u64::from(events), u64::from(bytes));
+    }
+
+    /// A batch of an older path, or one that was accepted before, came in.
+    pub(crate) fn stale_batch(&self) {
+        self.stale.fetch_add(1, Relaxed);
+    }
+
+    /// These events are given to the sink now: remembers the time of the newest for the end-to-end latency.
+    pub(crate) fn writing(&self, events: &[Event]) {
+        if let Some(newest) = events.last() {
+            self.newest_ms.store(u64::try_from(newest.time_ms).unwrap_or(0), Relaxed);
+        }
+    }
+
+    /// The destination broker confirmed a batch.
+    pub(crate) fn delivered(&self, events: u32, bytes: u32) {
+        self.delivered.fetch_add(u64::from(events), Relaxed);
+        self.metrics.delivered(u64::from(events), u64::from(bytes));
+        let newest_ms = self.newest_ms.load(Relaxed);
+        if events > 0 && newest_ms > 0 {
+            self.metrics.end_to_end(wall_ms().saturating_sub(newest_ms));
+        }
+    }
+
+    /// The destination refused an event for good.
+    pub(crate) fn poisoned(&self, kind: Poison) {
+        self.metrics.poisoned(kind.as_str());
+    }
+
+    /// An event is left out by policy.
+    pub(crate) fn dropped(&self, kind: Poison) {
+        self.dropped.fetch_add(1, Relaxed);
+        self.metrics.dropped(kind.as_str());
+    }
+
+    /// Takes over what the state machine says.
+    pub(crate) fn show<B>(&self, applier: &Applier<B>) {
+        self.set_phase(match applier.state() {
+            _ if self.common.fault().is_some() => Phase::Faulted,
+            ApplierState::Closed | ApplierState::Severed => Phase::Waiting,
+            ApplierState::Opening | ApplierState::Abandoned => Phase::Opening,
+            ApplierState::Serving | ApplierState::Draining => Phase::Streaming,
+            ApplierState::Drained => Phase::Stopped,
+        });
+        self.position.store(applier.written().map_or(UNKNOWN, |written| written.offset), Relaxed);
+        self.durable.store(applier.durable().map_or(UNKNOWN, |durable| durable.offset), Relaxed);
+    }
+
+    /// The flow as people see it.
+    #[must_use]
+    pub(crate) fn view(&self) -> FlowView {
+        FlowView {
+            read_events: self.received.load(Relaxed),
+            delivered_events: self.delivered.load(Relaxed),
+            refused_events: self.dropped.load(Relaxed),
+            position: known(&self.position),
+            durable: known(&self.durable),
+            ..self.common.view(End::In)
+        }
+    }
+}
+
+fn known(number: &AtomicU64) -> Option<u64> {
+    Some(number.load(Relaxed)).filter(|&number| number != UNKNOWN)
+}
+
+fn seconds(ms: &AtomicU64) -> f64 {
+    Duration::from_millis(ms.load(Relaxed)).as_secs_f64()
+}
+
+/// Wall time in milliseconds since the Unix epoch: for people and for latencies, never for decisions.
+#[must_use]
+pub(crate) fn wall_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

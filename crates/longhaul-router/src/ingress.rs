@@ -1,0 +1,586 @@
+//! The owning end of a flow: takes from the ring (or reads by itself), decides, encodes, and submits to a link, within credit.
+//!
+//! [`Owner`] decides everything that can be decided without waiting; this file only does what it says. It reads like the life of a
+//! flow: find a link, open, seek, send, and again from the start whenever something breaks. Order of one turn: outputs of the state
+//! machine, then send if allowed, then wait for whatever comes first.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use longhaul_broker::{ReadBatch, Reader, SourceError};
+use longhaul_event::{Event, Position, Start};
+use longhaul_link::class_to_wire;
+use longhaul_flow::{Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode, Span};
+use longhaul_route::{CompiledRoute, Refusal};
+use longhaul_topology::{Class, FlowKey, OnPoison, RouteStart};
+use longhaul_wire::{BATCH_EVENTS_MAX, BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::flow_status::{FlowStatus, Phase, wall_ms};
+use crate::links::{Links, Port, PortEvent};
+use crate::ring::{Next, RingBatch};
+use crate::shard::{Member, ShardHandle, admit};
+
+/// Longest time that skipped events wait for the next event before they are reported as progress.
+const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+/// Most bytes of events in one batch on the wire; one larger event goes alone.
+const BATCH_BYTES_MAX: u64 = 256 << 10;
+/// How long a gap or a refusal by configuration rests before it is looked at again.
+const SLOW_RETRY: Duration = Duration::from_secs(10);
+const FAST_RETRY: Duration = Duration::from_millis(500);
+/// Batches are compressed where a sample says that it pays.
+const COMPRESSION: Compression = Compression::Lz4;
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+
+/// What an owning flow needs to run.
+pub(crate) struct OwnerFlow {
+    /// Its identity in words.
+    pub key: FlowKey,
+    /// The route as it is compiled now.
+    pub route: Arc<CompiledRoute>,
+    /// Which of the route's destinations, by index.
+    pub to: usize,
+    /// The shard that it reads.
+    pub shard: Arc<ShardHandle>,
+    /// Ways to the destination's region.
+    pub links: Arc<Links>,
+    /// Where it stands, for people.
+    pub status: Arc<FlowStatus>,
+    /// Router start, the origin of the state machine's time.
+    pub origin: Instant,
+    /// Stops reading at once; the flow ends when all that was sent is acknowledged.
+    pub drain: CancellationToken,
+    /// Ends the flow at once.
+    pub stop: CancellationToken,
+}
+
+/// Where the next events come from.
+enum Cursor {
+    /// Nowhere: not seeked yet.
+    None,
+    /// From the ring.
+    Ring,
+    /// From a reader of its own.
+    Own(Box<dyn Reader>),
+}
+
+/// What seeking found.
+enum Opened {
+    /// A reader of its own on a replayable shard.
+    Reader(Result<Box<dyn Reader>, SourceError>),
+    /// Incarnation and first offset of the one reader of a shard that is not replayable.
+    Base(u64, u64),
+}
+
+struct Driver {
+    flow: Arc<OwnerFlow>,
+    owner: Owner,
+    member: Member,
+    news: watch::Receiver<u64>,
+    port: Option<Port>,
+    cursor: Cursor,
+    incarnation: u64,
+    /// The next offset to look at.
+    next: u64,
+    /// A batch of its own reader that was only partly sent.
+    rest: Option<Arc<RingBatch>>,
+    submitting: Option<BoxFuture<'static, ()>>,
+    opening: Option<BoxFuture<'static, Opened>>,
+    resume: Option<Position>,
+    encoder: BatchEncoder,
+    verdicts: Vec<Result<(), Refusal>>,
+    topic: String,
+    refusals: Refusals,
+    skipped_since: Option<Duration>,
+    /// The next event does not fit into the credit that is left.
+    blocked: bool,
+}
+
+impl OwnerFlow {
+    /// Runs the flow until it is stopped or drained.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let replayable = self.shard.shard().replayable;
+        let owner_epoch = wall_ms();
+        let config = OwnerConfig { owner_epoch, replayable, back_off_min: BACK_OFF_MIN, back_off_max: BACK_OFF_MAX };
+        let member = self.shard.join();
+        let mut driver = Driver {
+            owner: Owner::new(config),
+            news: member.news(),
+            member,
+            port: None,
+            cursor: Cursor::None,
+            incarnation: 0,
+            next: 0,
+            rest: None,
+            submitting: None,
+            opening: None,
+            resume: None,
+            encoder: BatchEncoder::new(Limits::new(EVENT_BYTES_MAX, u16::MAX)),
+            verdicts: Vec::new(),
+            topic: String::new(),
+            refusals: Refusals::default(),
+            skipped_since: None,
+            blocked: false,
+            flow: self,
+        };
+        driver.run().await;
+        driver.flow.status.set_phase(Phase::Stopped);
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}
+
+impl Driver {
+    async fn run(&mut self) {
+        let mut links = self.flow.links.watch(&self.flow.key.to.0);
+        loop {
+            self.choose_link();
+            self.do_outputs().await;
+            self.send_what_is_there();
+            self.show();
+            if self.is_drained() {
+                return;
+            }
+            let timer = self.timer();
+            let (stop, drain) = (self.flow.stop.clone(), self.flow.drain.clone());
+            let wants_news = matches!(self.cursor, Cursor::Ring) && self.may_send();
+            let wants_read = matches!(self.cursor, Cursor::Own(_)) && self.may_send() && self.rest.is_none();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = drain.cancelled(), if !self.flow.status.is_draining() => self.flow.status.set_draining(),
+                event = port_event(self.port.as_mut()) => self.handle_port(event),
+                _ = links.changed() => {}
+                () = wait_for(&mut self.submitting), if self.submitting.is_some() => self.submitting = None,
+                opened = wait_for(&mut self.opening), if self.opening.is_some() => self.handle_opened(opened),
+                read = read_own(&mut self.cursor), if wants_read => self.handle_read(read),
+                _ = self.news.changed(), if wants_news => {}
+                () = sleep_until(timer, self.flow.origin) => { let now = self.flow.now(); self.owner.handle_timeout(now); }
+            }
+        }
+    }
+
+    /// Takes a link when there is none, and notices when the one in use is gone.
+    fn choose_link(&mut self) {
+        let now = self.flow.now();
+        if self.port.as_ref().is_some_and(Port::is_closed) {
+            self.port = None;
+            self.submitting = None;
+            self.owner.handle_link_down(now);
+        }
+        if self.port.is_none() && !self.flow.drain.is_cancelled() {
+            if let Some(port) = self.flow.links.attach(&self.flow.key) {
+                self.encoder = BatchEncoder::new(*port.limits());
+                self.port = Some(port);
+                self.owner.handle_link_up(now);
+            }
+        }
+    }
+
+    async fn do_outputs(&mut self) {
+        while let Some(output) = self.owner.poll_output() {
+            match output {
+                OwnerOutput::Open { path_epoch } => self.open(path_epoch).await,
+                OwnerOutput::Seek { resume } => self.seek(resume),
+                OwnerOutput::SendStart { incarnation, after } => self.send_point(true, incarnation, after),
+                OwnerOutput::SendTouch { incarnation, after } => self.send_point(false, incarnation, after),
+                OwnerOutput::Release { floor } => self.member.release(floor),
+                OwnerOutput::Cancel { .. } => self.cancel(),
+            }
+        }
+        if self.owner.state() != OwnerState::Streaming {
+            self.member.step_back();
+        }
+    }
+
+    async fn open(&mut self, path_epoch: u32) {
+        self.cancel();
+        let Some(port) = &self.port else { return };
+        let key = self.flow.key.clone();
+        let open = FlowOpen {
+            handle: port.handle(),
+            mesh: key.mesh,
+            route: key.route,
+            from: key.from,
+            to: key.to,
+            partition: self.flow.shard.shard().partition,
+            owner_epoch: self.owner.owner_epoch(),
+            path_epoch,
+            route_hash: self.flow.route.hash_to(self.flow.to),
+            class: class_to_wire(self.flow.route.route().class),
+        };
+        port.send(Frame::Open(open)).await;
+    }
+
+    fn cancel(&mut self) {
+        if let Some(port) = &self.port {
+            port.cancel();
+        }
+        self.submitting = None;
+        self.opening = None;
+        self.rest = None;
+    }
+
+    /// Finds the place to go on from: the ring where it can be, else a reader of its own.
+    fn seek(&mut self, resume: Option<Position>) {
+        self.cursor = Cursor::None;
+        self.resume = resume;
+        match resume {
+            Some(position) if self.member.holds(position) => {
+                self.cursor = Cursor::Ring;
+                self.seeked(position.incarnation, position.offset, false);
+            }
+            _ if self.flow.shard.shard().replayable => self.open_reader(),
+            _ => {
+                let base = self.member.base();
+                self.opening = Some(base.map(|(incarnation, base)| Opened::Base(incarnation, base)).boxed());
+            }
+        }
+    }
+
+    fn open_reader(&mut self) {
+        let start = self.resume.map_or(start_of(self.flow.route.route().start), Start::After);
+        let shard = Arc::clone(&self.flow.shard);
+        self.opening = Some(async move { Opened::Reader(shard.open(start).await) }.boxed());
+    }
+
+    fn handle_opened(&mut self, opened: Opened) {
+        self.opening = None;
+        match opened {
+            Opened::Reader(Err(error)) => self.source_failed(&error),
+            Opened::Reader(Ok(reader)) if self.owner.state() == OwnerState::Streaming => self.read_on_with(reader),
+            Opened::Reader(Ok(reader)) => {
+                let (incarnation, after) = (reader.incarnation(), reader.start());
+                self.place(reader, after.wrapping_add(1));
+                self.seeked(incarnation, after, self.resume.is_none());
+            }
+            Opened::Base(incarnation, base) => {
+                self.cursor = Cursor::Ring;
+                match self.resume {
+                    Some(position) if self.member.holds(position) => self.seeked(incarnation, position.offset, false),
+                    // Another life of the queue: what was not released came again, so a new chain begins.
+                    _ => self.seeked(incarnation, base.wrapping_sub(1), true),
+                }
+            }
+        }
+    }
+
+    /// The ring went on without this flow; a reader that stands exactly where it left takes over.
+    fn read_on_with(&mut self, reader: Box<dyn Reader>) {
+        if reader.incarnation() == self.incarnation && reader.start().wrapping_add(1) == self.next {
+            self.place(reader, self.next);
+        } else {
+            self.source_failed(&SourceError::Transient("a reader did not begin where it was asked to".into()));
+        }
+    }
+
+    fn seeked(&mut self, incarnation: u64, after: u64, fresh: bool) {
+        self.incarnation = incarnation;
+        self.next = after.wrapping_add(1);
+        (self.skipped_since, self.rest, self.blocked) = (None, None, false);
+        let now = self.flow.now();
+        let _voided_by_a_later_seek = self.owner.handle_seeked(now, incarnation, after, fresh);
+    }
+
+    /// Hands a reader to the ring if it is the furthest, keeps it otherwise.
+    fn place(&mut self, reader: Box<dyn Reader>, next: u64) {
+        self.cursor = match self.member.offer_reader(reader, next) {
+            None => Cursor::Ring,
+            Some(reader) => Cursor::Own(reader),
+        };
+    }
+
+    fn source_failed(&mut self, error: &SourceError) {
+        let now = self.flow.now();
+        let retry = match error {
+            SourceError::Transient(_) => FAST_RETRY,
+            SourceError::Gap(_) | SourceError::Config(_) => SLOW_RETRY,
+        };
+        if self.flow.status.set_fault(&error.to_string()) {
+            tracing::warn!(flow = %self.flow.status.name(), %error, "the source of a flow does not serve");
+        }
+        self.cursor = Cursor::None;
+        self.owner.handle_seek_failed(now, retry);
+    }
+
+    /// An empty batch that covers nothing: begins a chain, or asks the applier to say where it is.
+    fn send_point(&mut self, start: bool, incarnation: u64, after: u64) {
+        let batch = self.encoder.finish(self.chain(start, incarnation, after, after), Compression::None);
+        self.submit(batch);
+    }
+
+    fn chain(&self, start: bool, incarnation: u64, prev: u64, last: u64) -> Chain {
+        let handle = self.port.as_ref().map_or(0, Port::handle);
+        Chain { handle, path_epoch: self.owner.path_epoch(), start, incarnation, prev, last }
+    }
+
+    fn submit(&mut self, batch: Bytes) {
+        let class = if matches!(self.cursor, Cursor::Own(_)) { Class::CatchUp } else { self.flow.route.route().class };
+        if let Some(port) = &self.port {
+            let mut submitting = port.submit(class, batch);
+            // Most of the time there is room at once; then nothing needs to be waited for.
+            if (&mut submitting).now_or_never().is_none() {
+                self.submitting = Some(submitting);
+            }
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        self.submitting.is_none() && !self.blocked && !self.flow.drain.is_cancelled() && self.owner.allowance().is_some()
+    }
+
+    /// Sends from the ring, batch after batch, until it is empty, or credit or the link's queue is full.
+    fn send_what_is_there(&mut self) {
+        while self.may_send() {
+            let batch = match (&self.cursor, self.rest.take()) {
+                (Cursor::Own(_), Some(rest)) => rest,
+                (Cursor::None, _) => return,
+                (Cursor::Own(_), None) => {
+                    self.try_reattach();
+                    if matches!(self.cursor, Cursor::Own(_)) {
+                        return self.report_progress();
+                    }
+                    continue;
+                }
+                (Cursor::Ring, _) => match self.member.next(self.incarnation, self.next) {
+                    Next::Batch(batch) => batch,
+                    Next::Wait => return self.report_progress(),
+                    Next::Elsewhere => return self.leave_ring(),
+                },
+            };
+            self.send_batch(&batch);
+        }
+    }
+
+    /// A flow with a reader of its own goes back to the ring as soon as the ring holds what it needs next.
+    fn try_reattach(&mut self) {
+        let position = Position { incarnation: self.incarnation, offset: self.next.wrapping_sub(1) };
+        if self.member.holds(position) && !matches!(self.member.next(self.incarnation, self.next), Next::Elsewhere) {
+            self.cursor = Cursor::Ring;
+            self.flow.status.set_detached(false);
+        }
+    }
+
+    /// The ring has moved on without this flow, or lost its reader: read on alone from the same offset.
+    fn leave_ring(&mut self) {
+        if !self.flow.shard.shard().replayable {
+            let now = self.flow.now();
+            self.cursor = Cursor::None;
+            self.owner.handle_seek_failed(now, Duration::ZERO);
+            return;
+        }
+        self.cursor = Cursor::None;
+        self.flow.status.set_detached(true);
+        self.resume = Some(Position { incarnation: self.incarnation, offset: self.next.wrapping_sub(1) });
+        self.open_reader();
+    }
+
+    fn handle_read(&mut self, read: Result<ReadBatch, SourceError>) {
+        match read {
+            Ok(batch) => {
+                let batch = admit(self.flow.shard.context(), self.incarnation, self.next, batch);
+                self.rest = Some(Arc::new(batch));
+            }
+            Err(error) => self.source_failed(&error),
+        }
+    }
+
+    /// Encodes what the route takes of a batch, as far as credit goes, and submits it.
+    fn send_batch(&mut self, batch: &Arc<RingBatch>) {
+        let Some(allowance) = self.owner.allowance() else { return };
+        let flow = Arc::clone(&self.flow);
+        let from = batch.events.partition_point(|event| event.offset < self.next);
+        let (events, admissions) = (&batch.events[from..], &batch.admissions[from..]);
+        flow.route.decide_batch(self.flow.to, events, admissions, &mut self.verdicts);
+        let bytes_max = allowance.bytes.min(BATCH_BYTES_MAX);
+        let events_max = allowance.events.min(u64::from(BATCH_EVENTS_MAX));
+        let drops = flow.route.route().on_poison == OnPoison::Drop;
+        let (mut looked_at, mut size, mut end) = (0, 0, batch.end);
+        for ((event, admission), verdict) in events.iter().zip(admissions).zip(&self.verdicts) {
+            if let Err(refusal) = verdict {
+                if refusal.is_poison() && !drops {
+                    if self.encoder.is_empty() {
+                        return self.cannot_carry(event.offset, refusal.as_str());
+                    }
+                    end = event.offset;
+                    break;
+                }
+                self.refusals.add(*refusal);
+            } else {
+                self.topic.clear();
+                flow.route.render(flow.to, event, &mut self.topic);
+                let provenance = flow.route.stamp(flow.to, event, admission, &self.topic);
+                let room = bytes_max.saturating_sub(self.encoder.len() as u64);
+                let fits = encoded_bound(event, &self.topic, &provenance) <= room && u64::from(self.encoder.count()) < events_max;
+                if !fits && !(self.encoder.is_empty() && allowance.overdraft) {
+                    end = event.offset;
+                    break;
+                }
+                if let Err(error) = self.encoder.push(event, &self.topic, &provenance) {
+                    if drops {
+                        self.refusals.add(Refusal::TooLarge);
+                    } else if self.encoder.is_empty() {
+                        return self.cannot_carry(event.offset, &error.to_string());
+                    } else {
+                        end = event.offset;
+                        break;
+                    }
+                }
+            }
+            looked_at += 1;
+            size += event.size();
+        }
+        flow.status.read(looked_at, size as u64);
+        self.refusals.flush(&flow.status);
+        if end < batch.end && matches!(self.cursor, Cursor::Own(_)) {
+            self.rest = Some(Arc::clone(batch));
+        }
+        let moved = self.next != end;
+        self.next = end;
+        if !self.encoder.is_empty() {
+            self.send_span();
+        } else if moved {
+            self.skipped_since.get_or_insert(self.flow.now());
+        }
+        if end < batch.end && self.owner.allowance().is_none_or(|left| left.bytes < BATCH_BYTES_MAX) {
+            let now = self.flow.now();
+            self.owner.handle_blocked(now);
+            self.blocked = true;
+        }
+    }
+
+    /// An event that cannot be sent stays in its source; the flow stops before it and says so.
+    fn cannot_carry(&mut self, offset: u64, reason: &str) {
+        self.rest = None;
+        let text = format!("the event at offset {offset} cannot be sent: {reason}");
+        self.source_failed(&SourceError::Config(text));
+    }
+
+    fn send_span(&mut self) {
+        let Some(sent) = self.owner.sent() else { return };
+        let (events, bytes) = (self.encoder.count(), u32::try_from(self.encoder.len()).unwrap_or(u32::MAX));
+        let span = Span { prev: sent.offset, last: self.next.wrapping_sub(1), events, bytes };
+        let batch = self.encoder.finish(self.chain(false, self.incarnation, span.prev, span.last), COMPRESSION);
+        self.skipped_since = None;
+        if self.owner.handle_sent(self.flow.now(), span) {
+            self.flow.status.sent(events, bytes);
+            self.submit(batch);
+        }
+    }
+
+    /// Skipped events that no event follows are covered by an empty batch after a while, so that cursors move on.
+    fn report_progress(&mut self) {
+        let now = self.flow.now();
+        if self.skipped_since.is_some_and(|since| now >= since + PROGRESS_AFTER) {
+            self.send_span();
+        }
+    }
+
+    fn handle_port(&mut self, event: Option<PortEvent>) {
+        let now = self.flow.now();
+        match event {
+            Some(PortEvent::Accept { path_epoch, resume, credit }) => {
+                let _stale_is_fine = self.owner.handle_accept(now, path_epoch, resume, credit);
+                self.flow.status.clear_fault();
+            }
+            Some(PortEvent::Ack { path_epoch, durable, credit }) => {
+                self.blocked = false;
+                let _stale_is_fine = self.owner.handle_ack(now, path_epoch, durable, credit);
+            }
+            Some(PortEvent::Reset { path_epoch, code, text, retry }) => self.handle_reset(path_epoch, code, &text, retry),
+            None => {}
+        }
+    }
+
+    fn handle_reset(&mut self, path_epoch: u32, code: ResetCode, text: &str, retry: Duration) {
+        if path_epoch != self.owner.path_epoch() {
+            return;
+        }
+        if self.flow.status.set_fault(text) {
+            tracing::warn!(flow = %self.flow.status.name(), code = code.as_str(), reason = text, "the destination refuses a flow for now");
+        }
+        self.flow.status.reset(code);
+        let now = self.flow.now();
+        let _stale_is_fine = self.owner.handle_reset(now, path_epoch, Reset { code, retry });
+    }
+
+    fn timer(&self) -> Option<Duration> {
+        let progress = self.skipped_since.map(|since| since + PROGRESS_AFTER);
+        [self.owner.poll_timeout(), progress].into_iter().flatten().min()
+    }
+
+    fn is_drained(&self) -> bool {
+        let nothing_in_flight = self.owner.in_flight() == (0, 0) || self.port.is_none();
+        self.flow.drain.is_cancelled() && self.submitting.is_none() && nothing_in_flight
+    }
+
+    fn show(&self) {
+        let now = self.flow.now();
+        self.flow.status.show(&self.owner, now);
+    }
+}
+
+/// Refused events of a batch by reason, so that metrics are looked up once for each reason and not for each event.
+#[derive(Default)]
+struct Refusals(Vec<(Refusal, u64)>);
+
+impl Refusals {
+    fn add(&mut self, refusal: Refusal) {
+        match self.0.iter_mut().find(|(found, _)| *found == refusal) {
+            Some((_, count)) => *count += 1,
+            None => self.0.push((refusal, 1)),
+        }
+    }
+
+    fn flush(&mut self, status: &FlowStatus) {
+        self.0.drain(..).for_each(|(refusal, count)| status.refuse(refusal, count));
+    }
+}
+
+/// Bytes that an event takes in a batch at the most.
+fn encoded_bound(event: &Event, topic: &str, provenance: &[u8]) -> u64 {
+    (event.size() + topic.len() + provenance.len()) as u64
+}
+
+fn start_of(start: RouteStart) -> Start {
+    match start {
+        RouteStart::Latest => Start::Latest,
+        RouteStart::Earliest => Start::Earliest,
+        RouteStart::Time(at_ms) => Start::Time(at_ms),
+    }
+}
+
+async fn port_event(port: Option<&mut Port>) -> Option<PortEvent> {
+    match port {
+        Some(port) => port.event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn read_own(cursor: &mut Cursor) -> Result<ReadBatch, SourceError> {
+    match cursor {
+        Cursor::Own(reader) => reader.read().await,
+        Cursor::None | Cursor::Ring => std::future::pending().await,
+    }
+}
+
+async fn wait_for<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Duration>, origin: Instant) {
+    match at {
+        Some(at) => tokio::time::sleep_until((origin + at).into()).await,
+        None => std::future::pending().await,
+    }
+}

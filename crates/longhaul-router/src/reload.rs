@@ -1,0 +1,93 @@
+//! Taking up changed documents while events move: compile, compare, apply only what changed.
+//!
+//! A document that does not compile changes nothing, and says so in a log line and a metric. What a running process cannot change
+//! (its region, listeners, brokers, memory) is refused with a sentence that says to restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use longhaul_config::Router as RouterDocument;
+use tokio_util::sync::CancellationToken;
+
+use crate::documents::{DocumentError, Documents};
+use crate::router::Shared;
+
+/// How often the files are looked at. By content, so that a ConfigMap's swapped symlink is seen.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The documents cannot be used.
+    #[error(transparent)]
+    Documents(#[from] DocumentError),
+    /// A running router cannot change that.
+    #[error("{0} changed, which a running router cannot take up: restart it")]
+    NeedsRestart(&'static str),
+}
+
+impl Shared {
+    /// Reads the documents again and applies what changed. Returns the generation in force.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; then nothing has changed.
+    pub(crate) fn reload(&self) -> Result<u64, ReloadError> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let result = self.try_reload();
+        match &result {
+            Ok(generation) => {
+                self.metrics.reload_succeeded(*generation);
+                tracing::info!(generation, "the documents are in force");
+            }
+            Err(error) => {
+                self.metrics.reload_failed();
+                tracing::error!(%error, "the documents were not taken up; what was in force stays");
+            }
+        }
+        result
+    }
+
+    fn try_reload(&self) -> Result<u64, ReloadError> {
+        let new = Documents::load(&self.documents.load().path)?;
+        if let Some(what) = what_needs_a_restart(&self.documents.load().router, &new.router) {
+            return Err(ReloadError::NeedsRestart(what));
+        }
+        if new.mesh.name != self.live.load().mesh.name {
+            return Err(ReloadError::NeedsRestart("the mesh's name"));
+        }
+        let generation = self.live.load().generation + 1;
+        self.apply(&new, generation);
+        self.documents.store(Arc::new(new));
+        Ok(generation)
+    }
+
+    /// Looks at the files every two seconds and reloads when their content has changed.
+    pub(crate) async fn watch_documents(self: Arc<Self>, stop: CancellationToken) {
+        let mut seen = Some(self.documents.load().hash);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let found = self.documents.load().hash_on_disk();
+            if found.is_some() && found != seen && found != Some(self.documents.load().hash) {
+                // Said by `reload` itself, in log and metric.
+                let _ = self.reload();
+            }
+            seen = found.or(seen);
+        }
+    }
+}
+
+fn what_needs_a_restart(old: &RouterDocument, new: &RouterDocument) -> Option<&'static str> {
+    let changes = [
+        (old.region != new.region, "the region"),
+        (old.name != new.name, "the router's name"),
+        (old.link != new.link, "the link listener"),
+        (old.admin != new.admin, "the admin listener"),
+        (old.memory_bytes != new.memory_bytes, "the memory budget"),
+        (old.brokers != new.brokers, "the access to a broker"),
+        (old.resolve != new.resolve, "the map of resolved names"),
+    ];
+    changes.into_iter().find_map(|(changed, what)| changed.then_some(what))
+}

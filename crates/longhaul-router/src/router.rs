@@ -1,0 +1,262 @@
+//! A router: assembled from two documents, run, shown, drained.
+//!
+//! Assembly order is the order of need: brokers, appliers and their listener, links, routes. The end is the reverse, with time in
+//! between for what is under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use longhaul_broker::{Connector, Context};
+use longhaul_config::BrokerAccess;
+use longhaul_event::provenance::Place;
+use longhaul_link::{Dialer, Identity, LinkConfig, Listener, TlsFiles, WindowHint};
+use longhaul_route::RouteTable;
+use longhaul_telemetry::Metrics;
+use longhaul_topology::Mesh;
+
+use crate::appliers::Appliers;
+use crate::budget::Budget;
+use crate::documents::Documents;
+use crate::flow_status::wall_ms;
+use crate::links::{Links, Peer};
+use crate::live::{Live, World};
+use crate::sessions::Sessions;
+use crate::sources::Sources;
+use crate::supervise::Supervisor;
+
+/// How long a drain waits for what is under way.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running router.
+#[derive(Clone)]
+pub struct Router {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What the parts of a router share.
+pub(crate) struct Shared {
+    pub(crate) documents: ArcSwap<Documents>,
+    pub(crate) reloading: Mutex<()>,
+    pub(crate) live: Arc<Live>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) brokers: Arc<BTreeMap<String, Arc<dyn Connector>>>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) appliers: Arc<Appliers>,
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) link_address: SocketAddr,
+    pub(crate) started: Instant,
+    /// Brokers that were reached at least once.
+    pub(crate) reached: Mutex<BTreeSet<String>>,
+    /// When metrics were last collected, in milliseconds since the start.
+    pub(crate) collected_ms: AtomicU64,
+}
+
+/// Why a router does not start: a sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(pub String);
+
+impl Router {
+    /// Starts a router from its documents. It is running when this returns; brokers and links may still be connecting.
+    ///
+    /// # Errors
+    /// [`StartError`] when certificates, listeners or the embedded store cannot be had.
+    pub async fn start(documents: Documents, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let config = documents.router.clone();
+        let origin = Instant::now();
+        let supervisor = Supervisor::new(Arc::clone(&metrics));
+        let budget = Budget::new(config.memory_bytes);
+        let world = world(&documents, 1);
+        let live = Live::new(config.region.clone(), world);
+        let brokers = Arc::new(connect_brokers(&documents).await?);
+
+        let identity = Arc::new(identity(&documents)?);
+        let mut link_config = LinkConfig::new(Arc::clone(&identity), wall_ms());
+        link_config.event_bytes_max = config.link.event_bytes_max;
+        let listener = Listener::bind(config.link.listen, &link_config).map_err(|error| StartError(error.to_string()))?;
+        let link_address = listener.local_addr().map_err(|error| StartError(error.to_string()))?;
+        let dialer = Dialer::new(&link_config).map_err(|error| StartError(error.to_string()))?;
+
+        let appliers = Appliers::new(
+            Arc::clone(&live),
+            Arc::clone(&brokers),
+            Arc::clone(&budget),
+            supervisor.clone(),
+            Arc::clone(&metrics),
+            origin,
+        );
+        let sessions = Sessions::start(listener, Arc::clone(&appliers), &supervisor);
+        let links = Links::new(dialer, config.resolve.clone(), supervisor.clone(), Arc::clone(&metrics));
+        let sources = Arc::new(Sources {
+            brokers: Arc::clone(&brokers),
+            links: Arc::clone(&links),
+            budget: Arc::clone(&budget),
+            supervisor: supervisor.clone(),
+            metrics: Arc::clone(&metrics),
+            origin,
+            running: Mutex::default(),
+        });
+        let shared = Arc::new(Shared {
+            reloading: Mutex::new(()),
+            live,
+            metrics,
+            brokers,
+            links,
+            sessions,
+            appliers,
+            sources,
+            budget,
+            supervisor,
+            identity,
+            link_address,
+            started: origin,
+            reached: Mutex::default(),
+            collected_ms: AtomicU64::new(0),
+            documents: ArcSwap::from_pointee(documents),
+        });
+        // Start is a reload from nothing.
+        let documents = shared.documents.load_full();
+        shared.apply(&documents, 1);
+        shared.metrics.reload_succeeded(1);
+        shared.watch();
+        Ok(Self { shared })
+    }
+
+    /// Where the link listener is bound.
+    #[must_use]
+    pub fn link_address(&self) -> SocketAddr {
+        self.shared.link_address
+    }
+
+    /// Reads the documents again; see [`Shared::reload`].
+    ///
+    /// # Errors
+    /// Why nothing has changed.
+    pub fn reload(&self) -> Result<u64, crate::reload::ReloadError> {
+        self.shared.reload()
+    }
+
+    /// Stops reading, lets what is under way be delivered, acknowledged and released, then ends every task. At most 30 s. Returns
+    /// whether everything under way was finished.
+    pub async fn drain(&self) -> bool {
+        let shared = &self.shared;
+        tracing::info!("draining: no more is read; what is under way is finished");
+        shared.supervisor.drain_token().cancel();
+        let until = Instant::now() + DRAIN_PATIENCE;
+        let mut finished = shared.is_at_rest();
+        while !finished && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            finished = shared.is_at_rest();
+        }
+        // Sources learn their last floor from their pumps, which run until now.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let goodbye = async {
+            shared.links.close("this router drains").await;
+            shared.sessions.close("this router drains").await;
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
+        let ended = shared.supervisor.stop(STOP_PATIENCE).await;
+        tracing::info!(finished, "drained");
+        finished && ended
+    }
+}
+
+impl Shared {
+    /// Puts documents in force: the table, the links, the routes.
+    pub(crate) fn apply(&self, documents: &Documents, generation: u64) {
+        self.live.store(world(documents, generation));
+        let world = self.live.load();
+        self.links.set_peers(peers(&documents.mesh, self.live.region()));
+        self.sources.apply(&world, self.live.region());
+    }
+
+    fn watch(self: &Arc<Self>) {
+        let stop = self.supervisor.stop_token().child_token();
+        let (shared, token) = (Arc::clone(self), stop.clone());
+        self.supervisor.spawn("document watch", stop.clone(), move || Arc::clone(&shared).watch_documents(token.clone()));
+        let (shared, token) = (Arc::clone(self), stop.clone());
+        self.supervisor.spawn("metrics collection", stop, move || Arc::clone(&shared).collect_for_ever(token.clone()));
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.sources.is_at_rest() && self.appliers.is_at_rest()
+    }
+}
+
+/// The certificate, which must name this mesh, this region and this router.
+fn identity(documents: &Documents) -> Result<Identity, StartError> {
+    let (config, mesh) = (&documents.router, &documents.mesh.name);
+    let files = TlsFiles { cert: config.link.cert.clone(), key: config.link.key.clone(), ca: config.link.ca.clone() };
+    let identity = Identity::load(files).map_err(|error| StartError(error.to_string()))?;
+    let name = identity.name();
+    for (what, certified, declared) in
+        [("mesh", &name.mesh, mesh), ("region", &name.region, &config.region), ("router", &name.router, &config.name)]
+    {
+        if certified != declared {
+            let cert = config.link.cert.display();
+            return Err(StartError(format!("{cert} is for the {what} {certified}, the documents say {declared}")));
+        }
+    }
+    Ok(identity)
+}
+
+fn world(documents: &Documents, generation: u64) -> World {
+    let table = RouteTable::build(&documents.mesh);
+    World { table, mesh: documents.mesh.clone(), generation }
+}
+
+/// The regions that this one holds links to: those that the document links it with.
+fn peers(mesh: &Mesh, region: &str) -> Vec<Peer> {
+    let other = |between: &[String; 2]| match between {
+        [a, b] if a == region => Some(b.clone()),
+        [a, b] if b == region => Some(a.clone()),
+        _ => None,
+    };
+    let linked = mesh.links.iter().filter_map(|link| other(&link.between).map(|name| (name, link)));
+    linked
+        .filter_map(|(name, link)| {
+            let routers = mesh.region(&name)?.routers.clone();
+            let hint = WindowHint { bandwidth_bits: link.bandwidth_bits, rtt_ms: link.rtt_ms };
+            Some(Peer { region: name, routers, hint })
+        })
+        .collect()
+}
+
+async fn connect_brokers(documents: &Documents) -> Result<BTreeMap<String, Arc<dyn Connector>>, StartError> {
+    let (config, mesh) = (&documents.router, &documents.mesh);
+    let mut brokers: BTreeMap<String, Arc<dyn Connector>> = BTreeMap::new();
+    for (name, access) in &config.brokers {
+        let context = Context {
+            mesh: mesh.name.clone(),
+            region: config.region.clone(),
+            broker: name.clone(),
+            router: config.name.clone(),
+            cluster: Place::of(&mesh.name, &config.region, name).cluster,
+            event_bytes_max: usize::try_from(config.link.event_bytes_max).unwrap_or(usize::MAX),
+        };
+        let connector = connect(access, context).await;
+        brokers.insert(name.clone(), connector.map_err(|error| StartError(format!("broker {name}: {error}")))?);
+    }
+    Ok(brokers)
+}
+
+async fn connect(access: &BrokerAccess, context: Context) -> Result<Arc<dyn Connector>, String> {
+    Ok(match access {
+        BrokerAccess::Kafka(access) => longhaul_kafka::KafkaConnector::new(access.clone(), context)?,
+        BrokerAccess::RabbitMq(access) => longhaul_rabbitmq::RabbitMqConnector::new(access.clone(), context)?,
+        BrokerAccess::Nats(access) => longhaul_nats::NatsConnector::new(access.clone(), context)?,
+        BrokerAccess::Embedded(access) => {
+            longhaul_embedded::Embedded::start(access, context).await.map_err(|error| error.to_string())?
+        }
+    })
+}
+

@@ -1,0 +1,229 @@
+//! Links that others dialled to here: their flows are opened at appliers, their batches are put into mailboxes.
+//!
+//! A session judges nothing about positions; it checks that a flow belongs to this mesh, comes from the peer's own region, goes to this
+//! region, and follows a route that this router knows in the same words.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use longhaul_event::Event;
+use longhaul_flow::{ResetCode, Span};
+use longhaul_link::{BatchHandler, InLink, InSender, LinkError, Listener, Violation};
+use longhaul_topology::FlowKey;
+use longhaul_wire::{BatchHeader, FlowOpen, Frame, Hello};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::appliers::Appliers;
+use crate::egress::reset_frame;
+use crate::mailbox::{Attachment, Inbound, Mailbox, Refused};
+use crate::supervise::Supervisor;
+
+/// How long an owner waits before it opens a flow again whose route is not known here: both regions reload within that time.
+const ROUTE_RETRY: Duration = Duration::from_secs(2);
+/// Most flows of one session.
+const FLOWS_MAX: usize = 100_000;
+/// Close code of a link whose peer floods a flow.
+const FLOODED: u32 = 0x200;
+
+/// A session as people see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SessionView {
+    /// Region of the peer.
+    pub region: String,
+    /// Name of the peer.
+    pub router: String,
+    /// Flows that it has open here.
+    pub flows: usize,
+}
+
+/// All sessions of a router.
+pub(crate) struct Sessions {
+    appliers: Arc<Appliers>,
+    supervisor: Supervisor,
+    open: Mutex<HashMap<u64, Arc<Session>>>,
+    ids: AtomicU64,
+}
+
+struct Session {
+    peer: Hello,
+    sender: InSender,
+    flows: RwLock<HashMap<u32, (Arc<Mailbox>, u64)>>,
+}
+
+impl Sessions {
+    /// Serves what the listener accepts until the router stops.
+    pub(crate) fn start(listener: Listener, appliers: Arc<Appliers>, supervisor: &Supervisor) -> Arc<Self> {
+        let sessions = Arc::new(Self {
+            appliers,
+            supervisor: supervisor.clone(),
+            open: Mutex::new(HashMap::new()),
+            ids: AtomicU64::new(1),
+        });
+        let (served, listener) = (Arc::clone(&sessions), Arc::new(tokio::sync::Mutex::new(listener)));
+        let stop = supervisor.stop_token().child_token();
+        supervisor.spawn("link listener", stop.clone(), move || Arc::clone(&served).accept(Arc::clone(&listener), stop.clone()));
+        sessions
+    }
+
+    /// All sessions as people see them.
+    #[must_use]
+    pub(crate) fn view(&self) -> Vec<SessionView> {
+        let view = |session: &Arc<Session>| SessionView {
+            region: session.peer.region.clone(),
+            router: session.peer.router.clone(),
+            flows: session.flows().len(),
+        };
+        self.lock().values().map(view).collect()
+    }
+
+    /// Says goodbye on every session and closes it.
+    pub(crate) async fn close(&self, text: &str) {
+        let open: Vec<_> = self.lock().values().cloned().collect();
+        for session in open {
+            let _ = session.sender.send(Frame::Goodbye { text: text.to_owned() }).await;
+            session.sender.close(text);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn accept(self: Arc<Self>, listener: Arc<tokio::sync::Mutex<Listener>>, stop: CancellationToken) {
+        let mut listener = listener.lock().await;
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Some(Ok(link)) => self.begin(link),
+                Some(Err(error)) => {
+                    self.appliers.metrics().refused_connection(error.label());
+                    tracing::warn!(%error, "refused a connection");
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, link: InLink) {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let link = Mutex::new(Some(link));
+        let (sessions, stop) = (Arc::clone(self), self.supervisor.stop_token().child_token());
+        self.supervisor.spawn("session", stop.clone(), move || {
+            let link = link.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (sessions, stop) = (Arc::clone(&sessions), stop.clone());
+            async move {
+                // After a panic there is no link any more, and nothing to begin again: the peer dials anew.
+                if let Some(link) = link {
+                    sessions.serve(id, link, stop).await;
+                }
+            }
+        });
+    }
+
+    async fn serve(&self, id: u64, link: InLink, stop: CancellationToken) {
+        let peer = link.peer().clone();
+        let (sender, mut receiver) = link.split();
+        tracing::info!(region = peer.region, router = peer.router, "a router dialled in");
+        let session = Arc::new(Session { peer, sender, flows: RwLock::new(HashMap::new()) });
+        self.lock().insert(id, Arc::clone(&session));
+        receiver.run_parcels(Arc::clone(&session) as Arc<dyn BatchHandler>);
+        let ended = loop {
+            let frame = tokio::select! {
+                () = stop.cancelled() => break LinkError::Goodbye("this router stops".into()),
+                frame = receiver.recv() => frame,
+            };
+            match frame {
+                Ok(Frame::Open(open)) => self.open(&session, open).await,
+                Ok(Frame::Close { handle, .. }) => session.forget(handle),
+                Ok(Frame::Goodbye { text }) => break LinkError::Goodbye(text),
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        tracing::info!(region = session.peer.region, router = session.peer.router, reason = %ended, "a router's link ended");
+        self.lock().remove(&id);
+        session.forget_all();
+    }
+
+    async fn open(&self, session: &Arc<Session>, open: FlowOpen) {
+        let (handle, path_epoch) = (open.handle, open.path_epoch);
+        let refused = match self.admit(session, &open) {
+            Ok(()) => self.attach(session, open),
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = refused {
+            tracing::warn!(region = session.peer.region, reason, "refused a flow");
+            let frame = reset_frame(handle, path_epoch, ResetCode::UnknownRoute, &reason, ROUTE_RETRY);
+            let _ = session.sender.send(frame).await;
+        }
+    }
+
+    fn admit(&self, session: &Session, open: &FlowOpen) -> Result<(), String> {
+        if open.from.0 != session.peer.region {
+            return Err(format!("a router of {} may not send what comes from {}", session.peer.region, open.from.0));
+        }
+        if session.flows().len() >= FLOWS_MAX {
+            return Err(format!("one link carries at most {FLOWS_MAX} flows"));
+        }
+        self.appliers.check_route(open)
+    }
+
+    fn attach(&self, session: &Arc<Session>, open: FlowOpen) -> Result<(), String> {
+        let attachment = Attachment::new(self.ids.fetch_add(1, Ordering::Relaxed), open.handle, session.sender.clone());
+        let id = attachment.id();
+        let key = FlowKey { mesh: open.mesh, route: open.route, from: open.from, to: open.to };
+        let (owner_epoch, path_epoch, partition) = (open.owner_epoch, open.path_epoch, open.partition);
+        let mailbox = self.appliers.put_open(&key, || Inbound::Open { attachment: attachment.clone(), owner_epoch, path_epoch, partition })?;
+        let mut flows = session.flows.write().unwrap_or_else(PoisonError::into_inner);
+        flows.insert(open.handle, (mailbox, id));
+        Ok(())
+    }
+}
+
+impl Session {
+    fn flows(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u32, (Arc<Mailbox>, u64)>> {
+        self.flows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, handle: u32) {
+        let gone = self.flows.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        if let Some((mailbox, attachment)) = gone {
+            // A mailbox that takes no more has no flow to tell.
+            let _ = mailbox.put(Inbound::Gone { attachment });
+        }
+    }
+
+    fn forget_all(&self) {
+        let handles: Vec<u32> = self.flows().keys().copied().collect();
+        handles.into_iter().for_each(|handle| self.forget(handle));
+    }
+}
+
+impl BatchHandler for Session {
+    fn handle_batch(&self, header: BatchHeader, events: Vec<Event>, _wire_bytes: usize) -> Result<(), Violation> {
+        // A batch of a flow that was closed meanwhile is no fault of anybody.
+        let Some((mailbox, attachment)) = self.flows().get(&header.handle).cloned() else { return Ok(()) };
+        let span = Span { prev: header.prev, last: header.last, events: header.count, bytes: header.raw_len };
+        let inbound = Inbound::Batch {
+            attachment,
+            path_epoch: header.path_epoch,
+            start: header.start,
+            incarnation: header.incarnation,
+            span,
+            events,
+        };
+        match mailbox.put(inbound) {
+            Ok(()) | Err(Refused::Closed) => Ok(()),
+            Err(Refused::Flooded) => {
+                Err(Violation { code: FLOODED, text: "more was sent on a flow than its credit allows".into() })
+            },
+        }
+    }
+}
+

@@ -1,0 +1,318 @@
+//! The routes that begin in this region: each (route, destination) follows the shards of its source and runs a flow for each.
+//!
+//! Routes that read the same thing share a source and its shards. A changed route is stopped and started; one that did not change
+//! does not notice a reload.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use longhaul_broker::{Connector, Shard, Source, SourceError, SourceSpec};
+use longhaul_route::{CompiledRoute, IngressContext};
+use longhaul_telemetry::Metrics;
+use longhaul_topology::{FlowKey, SourceKind};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::appliers::place;
+use crate::back_off::BackOff;
+use crate::budget::Budget;
+use crate::flow_status::{FlowStatus, FlowView, Phase};
+use crate::ingress::OwnerFlow;
+use crate::links::Links;
+use crate::live::World;
+use crate::shard::ShardHandle;
+use crate::supervise::Supervisor;
+
+/// A route as people see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RouteView {
+    /// Its name.
+    pub name: String,
+    /// `region/broker`.
+    pub from: String,
+    /// `region/broker` of each destination.
+    pub to: Vec<String>,
+    /// What is promised.
+    pub guarantee: String,
+    /// Flows of it that this router owns.
+    pub flows: usize,
+    /// Why it does not run, when it does not.
+    pub error: Option<String>,
+}
+
+/// What routes need to run.
+pub(crate) struct Sources {
+    /// Brokers of this region.
+    pub brokers: Arc<BTreeMap<String, Arc<dyn Connector>>>,
+    /// Ways to other regions.
+    pub links: Arc<Links>,
+    /// Memory.
+    pub budget: Arc<Budget>,
+    /// Spawner.
+    pub supervisor: Supervisor,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Router start.
+    pub origin: Instant,
+    /// What runs.
+    pub running: Mutex<Running>,
+}
+
+/// What runs now.
+#[derive(Default)]
+pub(crate) struct Running {
+    shared: HashMap<(String, SourceSpec), Weak<SharedSource>>,
+    /// By route name and index of the destination.
+    routes: HashMap<(String, usize), RunningRoute>,
+}
+
+struct RunningRoute {
+    hash: u64,
+    stop: CancellationToken,
+    state: Arc<RouteState>,
+}
+
+/// What a running (route, destination) shows.
+#[derive(Default)]
+struct RouteState {
+    flows: Mutex<HashMap<String, (Arc<FlowStatus>, Arc<ShardHandle>)>>,
+    error: Mutex<Option<String>>,
+}
+
+struct SharedSource {
+    source: Arc<dyn Source>,
+    shards: Mutex<HashMap<String, Weak<ShardHandle>>>,
+}
+
+impl Sources {
+    /// Runs the routes of a world that begin in this region: starts what is new, stops what is gone or changed, leaves alone the rest.
+    pub(crate) fn apply(self: &Arc<Self>, world: &World, region: &str) {
+        let mut running = self.lock();
+        let wanted: HashMap<_, _> = world
+            .table
+            .routes()
+            .filter(|route| route.route().from.region == region)
+            .flat_map(|route| (0..route.route().to.len()).map(move |to| ((route.route().name.clone(), to), route)))
+            .collect();
+        running.routes.retain(|key, route| {
+            let stays = wanted.get(key).is_some_and(|wanted| wanted.hash_to(key.1) == route.hash);
+            if !stays {
+                route.stop.cancel();
+            }
+            stays
+        });
+        for ((name, to), route) in wanted {
+            let key = (name, to);
+            if !running.routes.contains_key(&key) {
+                running.routes.insert(key, self.start_route(&world.mesh.name, route, to));
+            }
+        }
+    }
+
+    /// The owned flows as people see them.
+    #[must_use]
+    pub(crate) fn flows(&self) -> Vec<FlowView> {
+        let running = self.lock();
+        running.routes.values().flat_map(|route| route.state.views()).collect()
+    }
+
+    /// Whether no owned flow has anything under way.
+    #[must_use]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let running = self.lock();
+        let stopped = |(status, _): &(Arc<FlowStatus>, Arc<ShardHandle>)| status.phase() == Phase::Stopped;
+        running.routes.values().all(|route| route.state.flows().values().all(stopped))
+    }
+
+    /// The routes of a world as people see them.
+    #[must_use]
+    pub(crate) fn routes(&self, world: &World) -> Vec<RouteView> {
+        let running = self.lock();
+        let view = |route: &Arc<CompiledRoute>| {
+            let declared = route.route();
+            let states: Vec<_> = (0..declared.to.len()).filter_map(|to| running.routes.get(&(declared.name.clone(), to))).collect();
+            RouteView {
+                name: declared.name.clone(),
+                from: place(&declared.from.region, &declared.from.broker),
+                to: declared.to.iter().map(|to| place(&to.region, &to.broker)).collect(),
+                guarantee: declared.guarantee.as_str().to_owned(),
+                flows: states.iter().map(|route| route.state.flows().len()).sum(),
+                error: states.iter().find_map(|route| route.state.error()),
+            }
+        };
+        world.table.routes().map(view).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_route(self: &Arc<Self>, mesh: &str, route: &Arc<CompiledRoute>, to: usize) -> RunningRoute {
+        let (stop, state) = (self.supervisor.stop_token().child_token(), Arc::new(RouteState::default()));
+        let runner = Arc::new(RouteRunner {
+            sources: Arc::clone(self),
+            mesh: mesh.to_owned(),
+            route: Arc::clone(route),
+            to,
+            stop: stop.clone(),
+            state: Arc::clone(&state),
+        });
+        let name = format!("route {}", route.route().name);
+        self.supervisor.spawn(&name, stop.clone(), move || Arc::clone(&runner).run());
+        RunningRoute { hash: route.hash_to(to), stop, state }
+    }
+
+    /// The shared source of that spec, made when nobody has it.
+    fn source(&self, broker: &str, spec: SourceSpec) -> Result<Arc<SharedSource>, SourceError> {
+        let connector = self.brokers.get(broker);
+        let connector = connector.ok_or_else(|| SourceError::Config(format!("this router does not know the broker {broker}")))?;
+        let key = (broker.to_owned(), spec.clone());
+        let mut running = self.lock();
+        running.shared.retain(|_, source| source.strong_count() > 0);
+        if let Some(source) = running.shared.get(&key).and_then(Weak::upgrade) {
+            return Ok(source);
+        }
+        let source = Arc::new(SharedSource { source: connector.source(spec)?, shards: Mutex::default() });
+        running.shared.insert(key, Arc::downgrade(&source));
+        Ok(source)
+    }
+}
+
+impl RouteState {
+    fn flows(&self) -> MutexGuard<'_, HashMap<String, (Arc<FlowStatus>, Arc<ShardHandle>)>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn views(&self) -> Vec<FlowView> {
+        self.flows().values().map(|(status, shard)| status.view(shard.end())).collect()
+    }
+
+    fn error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_error(&self, error: Option<String>) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+}
+
+/// Runs one (route, destination).
+struct RouteRunner {
+    sources: Arc<Sources>,
+    mesh: String,
+    route: Arc<CompiledRoute>,
+    to: usize,
+    stop: CancellationToken,
+    state: Arc<RouteState>,
+}
+
+impl RouteRunner {
+    async fn run(self: Arc<Self>) {
+        let mut back_off = BackOff::new(Duration::from_secs(1), Duration::from_secs(30));
+        loop {
+            match self.sources.source(&self.route.route().from.broker, self.spec()) {
+                Ok(source) => {
+                    self.state.set_error(None);
+                    return self.follow_shards(&source).await;
+                }
+                Err(error) => {
+                    tracing::error!(route = self.route.route().name, %error, "a route cannot be read");
+                    self.state.set_error(Some(error.to_string()));
+                }
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(back_off.next()) => {}
+            }
+        }
+    }
+
+    fn spec(&self) -> SourceSpec {
+        let (from, to) = (&self.route.route().from, &self.route.route().to[self.to]);
+        let spool = matches!(from.source, SourceKind::RabbitExchange { .. })
+            .then(|| format!("longhaul.spool.{}.{}.{}.{}", self.mesh, self.route.route().name, to.region, to.broker));
+        SourceSpec { source: from.source.clone(), spool }
+    }
+
+    async fn follow_shards(&self, source: &Arc<SharedSource>) {
+        let mut shards = source.source.shards();
+        let mut flows: HashMap<String, CancellationToken> = HashMap::new();
+        loop {
+            let now = Arc::clone(&shards.borrow_and_update());
+            flows.retain(|name, stop| now.iter().any(|shard| &shard.name == name) || {
+                self.stop_flow(name, stop);
+                false
+            });
+            for shard in now.iter() {
+                flows.entry(shard.name.clone()).or_insert_with(|| self.start_flow(source, shard));
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                changed = shards.changed() => if changed.is_err() { self.wait_for_stop().await },
+            }
+            if self.stop.is_cancelled() {
+                break;
+            }
+        }
+        for (name, stop) in &flows {
+            self.stop_flow(name, stop);
+        }
+    }
+
+    /// A source that no longer tells of its shards keeps the ones it had.
+    async fn wait_for_stop(&self) {
+        self.state.set_error(Some("the source no longer tells of its shards".into()));
+        self.stop.cancelled().await;
+    }
+
+    fn stop_flow(&self, shard: &str, stop: &CancellationToken) {
+        stop.cancel();
+        self.state.flows().remove(shard);
+    }
+
+    fn start_flow(&self, source: &Arc<SharedSource>, shard: &Shard) -> CancellationToken {
+        let (sources, route) = (&self.sources, self.route.route());
+        let to = &route.to[self.to];
+        let key = FlowKey {
+            mesh: self.mesh.clone(),
+            route: route.name.clone(),
+            from: (route.from.region.clone(), route.from.broker.clone(), shard.name.clone()),
+            to: (to.region.clone(), to.broker.clone()),
+        };
+        let metrics = sources.metrics.outflow(&key.route, &place(&key.from.0, &key.from.1), &place(&key.to.0, &key.to.1));
+        let status = Arc::new(FlowStatus::new(key.clone(), metrics));
+        let handle = self.shard(source, shard);
+        self.state.flows().insert(shard.name.clone(), (Arc::clone(&status), Arc::clone(&handle)));
+        let stop = self.stop.child_token();
+        let flow = Arc::new(OwnerFlow {
+            key,
+            route: Arc::clone(&self.route),
+            to: self.to,
+            shard: handle,
+            links: Arc::clone(&sources.links),
+            status,
+            origin: sources.origin,
+            drain: sources.supervisor.drain_token().clone(),
+            stop: stop.clone(),
+        });
+        let name = flow.status.name().to_owned();
+        sources.supervisor.spawn(&name, stop.clone(), move || Arc::clone(&flow).run());
+        stop
+    }
+
+    /// The shared reading of a shard, begun when no flow of any route has it.
+    fn shard(&self, source: &Arc<SharedSource>, shard: &Shard) -> Arc<ShardHandle> {
+        let mut shards = source.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        shards.retain(|_, handle| handle.strong_count() > 0);
+        if let Some(handle) = shards.get(&shard.name).and_then(Weak::upgrade) {
+            return handle;
+        }
+        let from = &self.route.route().from;
+        let context = IngressContext::new(&self.mesh, &from.region, &from.broker, &shard.name).with_replayable(shard.replayable);
+        let handle =
+            ShardHandle::start(shard.clone(), Arc::clone(&source.source), context, &self.sources.budget, &self.sources.supervisor);
+        shards.insert(shard.name.clone(), Arc::downgrade(&handle));
+        handle
+    }
+}

@@ -1,0 +1,391 @@
+//! A mesh of real router processes: documents and certificates in a temporary folder, one `longhaul run` per region.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use longhaul_link::certs;
+use longhaul_router::{BrokerView, FlowView, LinksView, RouteView};
+use longhaul_test_brokers::{Process, free_port};
+use tempfile::TempDir;
+
+use crate::wait::until;
+
+/// Name of every test mesh.
+pub const MESH: &str = "test";
+
+/// A mesh that is being put together, or runs.
+pub struct Mesh {
+    folder: TempDir,
+    ca: certs::Pem,
+    regions: BTreeMap<String, Region>,
+    routes: String,
+    extra: String,
+    memory: String,
+}
+
+/// A region of the mesh: one router, its brokers.
+pub struct Region {
+    name: String,
+    /// What the mesh document says, one line per broker: `{name: orders, kafka: {}}`.
+    declared: Vec<String>,
+    /// What the router document says, one line per broker.
+    access: Vec<String>,
+    link_port: u16,
+    admin_port: u16,
+    resolve: BTreeMap<String, String>,
+    process: Option<Process>,
+}
+
+impl Mesh {
+    /// A mesh of these regions without brokers or routes; every two regions are linked.
+    ///
+    /// # Panics
+    /// When the temporary folder or the certificate authority cannot be made.
+    #[must_use]
+    pub fn new(regions: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("longhaul-test-").tempdir().expect("a temporary folder");
+        let ca = certs::make_ca(MESH).expect("an authority");
+        let region = |name: &&str| ((*name).to_owned(), Region::new(name));
+        let regions = regions.iter().map(region).collect();
+        Self { folder, ca, regions, routes: String::new(), extra: String::new(), memory: "256MiB".into() }
+    }
+
+    /// Adds a broker to a region. `declared` is the broker of the mesh document (`kafka: {}`), `access` that of the router document
+    /// (`kafka: {bootstrap: [..]}`).
+    #[must_use]
+    pub fn broker(mut self, region: &str, name: &str, declared: &str, access: &str) -> Self {
+        let region = self.regions.get_mut(region).expect("a region of this mesh");
+        region.declared.push(format!("{{name: {name}, {declared}}}"));
+        region.access.push(format!("{name}: {{{access}}}"));
+        self
+    }
+
+    /// Adds an embedded broker and returns the mesh with the broker's HTTP address.
+    #[must_use]
+    pub fn embedded(self, region: &str, name: &str) -> (Self, String) {
+        let port = free_port();
+        let data = self.folder.path().join(format!("data-{region}-{name}"));
+        let access = format!("embedded: {{data: {}, listen: \"127.0.0.1:{port}\"}}", data.display());
+        (self.broker(region, name, "embedded: {}", &access), format!("http://127.0.0.1:{port}"))
+    }
+
+    /// Adds a route: its YAML, as an item of the list without the leading dash.
+    #[must_use]
+    pub fn route(mut self, yaml: &str) -> Self {
+        self.set_routes(&format!("{}{}", self.routes, item(yaml)));
+        self
+    }
+
+    /// Replaces all routes and writes the mesh document again; a running mesh reloads it.
+    pub fn set_routes(&mut self, yaml: &str) {
+        yaml.clone_into(&mut self.routes);
+        self.write_mesh();
+    }
+
+    /// The routes as they stand, to be extended and set again.
+    #[must_use]
+    pub fn routes(&self) -> &str {
+        &self.routes
+    }
+
+    /// Adds top-level keys to the mesh document.
+    #[must_use]
+    pub fn extra(mut self, yaml: &str) -> Self {
+        self.extra.push_str(yaml);
+        self
+    }
+
+    /// Sets the memory budget of every router.
+    #[must_use]
+    pub fn memory(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.memory);
+        self
+    }
+
+    /// Lets the router of `region` reach the router of `peer` at another address: a relay of the test.
+    #[must_use]
+    pub fn via(mut self, region: &str, peer: &str, address: &str) -> Self {
+        let peer = self.regions[peer].link_address();
+        let region = self.regions.get_mut(region).expect("a region of this mesh");
+        region.resolve.insert(peer, address.to_owned());
+        self
+    }
+
+    /// `host:port` of a region's link listener.
+    #[must_use]
+    pub fn link_address(&self, region: &str) -> String {
+        self.regions[region].link_address()
+    }
+
+    /// The folder with all documents.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Path of a region's router document.
+    #[must_use]
+    pub fn router_document(&self, region: &str) -> PathBuf {
+        self.folder.path().join(format!("{region}.yaml"))
+    }
+
+    /// Path of the mesh document.
+    #[must_use]
+    pub fn mesh_document(&self) -> PathBuf {
+        self.folder.path().join("mesh.yaml")
+    }
+
+    /// The test's certificate authority.
+    #[must_use]
+    pub fn ca(&self) -> &certs::Pem {
+        &self.ca
+    }
+
+    /// Writes documents and certificates, starts every router and waits until each is ready.
+    pub async fn start(&mut self) {
+        self.write_all();
+        let names: Vec<String> = self.regions.keys().cloned().collect();
+        for name in &names {
+            self.start_router(name);
+        }
+        for name in &names {
+            self.wait_ready(name).await;
+        }
+    }
+
+    /// Writes documents and certificates without starting anything.
+    ///
+    /// # Panics
+    /// When a file cannot be written.
+    pub fn write_all(&self) {
+        self.write_mesh();
+        for region in self.regions.values() {
+            let pem = certs::make_router(&self.ca, MESH, &region.name, "router-1", &[]).expect("a certificate");
+            certs::write(self.folder.path(), &region.name, &self.ca.cert, &pem).expect("a certificate's files");
+            std::fs::write(self.router_document(&region.name), self.router_yaml(region)).expect("a router document");
+        }
+    }
+
+    fn write_mesh(&self) {
+        let mut text = format!("apiVersion: longhaul/v1\nkind: Mesh\nmetadata: {{name: {MESH}}}\nregions:\n");
+        for region in self.regions.values() {
+            let _ = writeln!(text, "  - name: {}\n    routers: [\"{}\"]", region.name, region.link_address());
+            let _ = writeln!(text, "    brokers: [{}]", region.declared.join(", "));
+        }
+        let names: Vec<_> = self.regions.keys().collect();
+        let pairs: Vec<_> = (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b))).collect();
+        if !pairs.is_empty() {
+            text.push_str("links:\n");
+        }
+        for (a, b) in pairs {
+            let _ = writeln!(text, "  - {{between: [{}, {}]}}", names[a], names[b]);
+        }
+        text.push_str(&self.extra);
+        if !self.routes.is_empty() {
+            let _ = writeln!(text, "routes:\n{}", self.routes);
+        }
+        // Replaced whole, as an editor or a ConfigMap does it.
+        let fresh = self.folder.path().join("mesh.yaml.new");
+        std::fs::write(&fresh, text).expect("a mesh document");
+        std::fs::rename(fresh, self.mesh_document()).expect("a mesh document");
+    }
+
+    fn router_yaml(&self, region: &Region) -> String {
+        let name = &region.name;
+        let mut text = format!(
+            "apiVersion: longhaul/v1\nkind: Router\nregion: {name}\nname: router-1\nmesh: mesh.yaml\n\
+             link:\n  listen: \"127.0.0.1:{}\"\n  tls: {{cert: {name}.crt, key: {name}.key, ca: ca.crt}}\n\
+             admin: {{listen: \"127.0.0.1:{}\", token: test-token}}\nmemory: {}\nbrokers:\n",
+            region.link_port, region.admin_port, self.memory
+        );
+        for access in &region.access {
+            let _ = writeln!(text, "  {access}");
+        }
+        if !region.resolve.is_empty() {
+            text.push_str("resolve:\n");
+        }
+        for (from, to) in &region.resolve {
+            let _ = writeln!(text, "  \"{from}\": \"{to}\"");
+        }
+        text
+    }
+
+    /// Starts the router process of a region.
+    ///
+    /// # Panics
+    /// When the program was not built.
+    pub fn start_router(&mut self, region: &str) {
+        let (document, log) = (self.router_document(region), self.log_path(region));
+        let region = self.regions.get_mut(region).expect("a region of this mesh");
+        let mut command = Command::new(program());
+        command.args(["--log-format", "text", "run", "--config"]).arg(document).env("NO_COLOR", "1");
+        region.process = Some(Process::spawn(&mut command, &log).expect("the router starts"));
+    }
+
+    /// Waits until a router says that it is ready.
+    pub async fn wait_ready(&mut self, region: &str) {
+        let what = format!("the router of {region} is ready");
+        let url = format!("{}/readyz", self.admin_url(region));
+        let log = self.log_path(region);
+        until(&what, Duration::from_secs(60), async || {
+            let process = self.regions.get_mut(region).and_then(|region| region.process.as_mut());
+            let output = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(process.is_some_and(Process::is_running), "the router of {region} ended:\n{}", output());
+            get(&url).await.filter(|(status, _)| *status == 200)
+        })
+        .await;
+    }
+
+    /// Kills a router at once, as a crash would.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self, region: &str) {
+        self.regions.get_mut(region).and_then(|region| region.process.take()).expect("a running router").kill();
+    }
+
+    /// Asks a router to drain and waits for its end. Returns its exit code.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn terminate(&mut self, region: &str) -> Option<i32> {
+        let process = self.regions.get_mut(region).and_then(|region| region.process.take()).expect("a running router");
+        process.terminate(Duration::from_secs(35))
+    }
+
+    /// The process of a region's router.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn process(&self, region: &str) -> &Process {
+        self.regions[region].process.as_ref().expect("a running router")
+    }
+
+    /// What the router of a region has logged so far, over all its lives.
+    #[must_use]
+    pub fn log(&self, region: &str) -> String {
+        std::fs::read_to_string(self.log_path(region)).unwrap_or_default()
+    }
+
+    fn log_path(&self, region: &str) -> PathBuf {
+        self.folder.path().join(format!("{region}.log"))
+    }
+
+    /// Address of a region's admin listener.
+    #[must_use]
+    pub fn admin_url(&self, region: &str) -> String {
+        format!("http://127.0.0.1:{}", self.regions[region].admin_port)
+    }
+
+    /// The flows of a region's router.
+    pub async fn flows(&self, region: &str) -> Vec<FlowView> {
+        self.view(region, "flows").await
+    }
+
+    /// The links of a region's router.
+    pub async fn links(&self, region: &str) -> LinksView {
+        self.view(region, "links").await
+    }
+
+    /// The routes of a region's router.
+    pub async fn routes_of(&self, region: &str) -> Vec<RouteView> {
+        self.view(region, "routes").await
+    }
+
+    /// The brokers of a region's router.
+    pub async fn brokers(&self, region: &str) -> Vec<BrokerView> {
+        self.view(region, "brokers").await
+    }
+
+    async fn view<T: serde::de::DeserializeOwned>(&self, region: &str, what: &str) -> T {
+        let url = format!("{}/v1/{what}", self.admin_url(region));
+        let (status, body) = get(&url).await.unwrap_or_else(|| panic!("{url} does not answer"));
+        assert_eq!(status, 200, "{url}: {body}");
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{url}: {error}: {body}"))
+    }
+
+    /// The sum of a metric's samples whose labels contain all of these texts (`route="x"`).
+    pub async fn metric(&self, region: &str, name: &str, labels: &[&str]) -> f64 {
+        let url = format!("{}/metrics", self.admin_url(region));
+        let (_, body) = get(&url).await.unwrap_or_else(|| panic!("{url} does not answer"));
+        let sample = |line: &str| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let found = series.split('{').next() == Some(name) && labels.iter().all(|label| series.contains(label));
+            found.then(|| value.parse::<f64>().ok()).flatten()
+        };
+        body.lines().filter_map(sample).sum()
+    }
+
+    /// Waits until every flow that a region owns is streaming, and there is at least one.
+    pub async fn wait_streaming(&self, region: &str) {
+        until(&format!("every flow of {region} streams"), Duration::from_secs(60), async || {
+            let flows = self.flows(region).await;
+            let mut out = flows.iter().filter(|flow| flow.end == longhaul_router::End::Out).peekable();
+            (out.peek().is_some() && out.all(|flow| flow.phase == longhaul_router::Phase::Streaming)).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Region {
+    fn new(name: &str) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        Self {
+            name: name.to_owned(),
+            declared: Vec::new(),
+            access: Vec::new(),
+            link_port: socket.expect("loopback has a free port").port(),
+            admin_port: free_port(),
+            resolve: BTreeMap::new(),
+            process: None,
+        }
+    }
+
+    fn link_address(&self) -> String {
+        format!("127.0.0.1:{}", self.link_port)
+    }
+}
+
+/// A list item of YAML, its lines moved in.
+#[must_use]
+pub fn item(yaml: &str) -> String {
+    let mut lines = yaml.trim().lines();
+    let mut text = format!("  - {}\n", lines.next().unwrap_or_default());
+    for line in lines {
+        let _ = writeln!(text, "    {line}");
+    }
+    text
+}
+
+/// The program under test, which `make system` builds first.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let program = test.ancestors().nth(2).expect("tests lie below the target folder").join("longhaul");
+    assert!(program.exists(), "{} is missing: cargo build --package longhaul", program.display());
+    program
+}
+
+/// Gets a URL: status and body, or `None` when nobody answers.
+pub async fn get(url: &str) -> Option<(u16, String)> {
+    let rest = url.strip_prefix("http://")?;
+    let (host, path) = rest.split_once('/')?;
+    let stream = tokio::net::TcpStream::connect(host).await.ok()?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get(format!("/{path}")).header("host", host).body(Empty::<bytes::Bytes>::new()).ok()?;
+    let response = sender.send_request(request).await.ok()?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
