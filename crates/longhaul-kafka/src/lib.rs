@@ -1,1 +1,37 @@
-//! The Kafka connector
+//! The Kafka connector: reads partitions in order, writes with an idempotent producer, keeps cursors in a compacted topic.
+//!
+//! Start with [`KafkaConnector`]. What happens where:
+//!
+//! | file | does |
+//! | --- | --- |
+//! | `config` | options for librdkafka; refuses those that would break a promise |
+//! | `client`, `cluster` | what librdkafka says about itself; health, the list of topics, offsets of partitions |
+//! | `map`, `amqp`, `size` | records to events and back (pure) |
+//! | `lane`, `pump`, `source` | one thread reads all partitions of a source into bounded lanes, one reader takes from each |
+//! | `topics`, `producer` | what is known of a destination topic; producers, each with its delivery thread |
+//! | `batch`, `flow`, `sink` | what was sent and what is confirmed; one flow in order |
+//! | `cursor` | the compacted topic `__longhaul_cursors` |
+//!
+//! Limits. Kafka's topic id does not come through librdkafka's API, so the incarnation of every partition is 0: a topic that was
+//! deleted and made again is noticed when the cursor lies beyond its end (a gap), not when the new one has grown past the cursor. A
+//! header name with a zero byte is cut at that byte by librdkafka; one that is not UTF-8 stops its partition with an error.
+
+mod amqp;
+mod batch;
+mod client;
+mod cluster;
+mod config;
+mod connector;
+mod cursor;
+mod flow;
+mod lane;
+mod map;
+mod producer;
+mod pump;
+mod sink;
+mod size;
+mod source;
+mod topics;
+
+pub use connector::KafkaConnector;
+pub use cursor::CURSORS;

@@ -1,0 +1,262 @@
+//! One cluster as all its sources and sinks see it: health, the list of topics, offsets of partitions.
+//!
+//! One thread asks for metadata every 5 s (every second while the cluster is away), from the first moment on. It ends when the last
+//! user is gone.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use longhaul_broker::{Gap, Health, SourceError};
+use longhaul_event::{Position, Start};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::client::{Diagnosis, Events, Offloaded, unknown_topic};
+use crate::config::Settings;
+
+/// Longest time that one question to the cluster may take.
+pub(crate) const ASK_MAX: Duration = Duration::from_secs(5);
+const PROBE_MAX: Duration = Duration::from_secs(3);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE_EVERY_DOWN: Duration = Duration::from_secs(1);
+const SERVE_EVERY: Duration = Duration::from_millis(100);
+
+/// Number of partitions by topic.
+pub(crate) type Listing = BTreeMap<String, u32>;
+
+/// Somebody who wants to know the topics.
+pub(crate) trait Listener: Send + Sync {
+    /// The topics as they are now; called from the cluster's own thread.
+    fn handle_listing(&self, listing: &Listing);
+}
+
+/// One cluster.
+pub(crate) struct Cluster {
+    pub(crate) settings: Settings,
+    pub(crate) diagnosis: Arc<Diagnosis>,
+    questions: Offloaded<BaseConsumer<Events>>,
+    health: watch::Sender<Health>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    listing: Option<Arc<Listing>>,
+    listeners: Vec<Weak<dyn Listener>>,
+}
+
+impl Cluster {
+    /// Starts probing.
+    ///
+    /// # Errors
+    /// One sentence when the options cannot work.
+    pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, String> {
+        let diagnosis = Arc::new(Diagnosis::default());
+        let questions: BaseConsumer<Events> = settings
+            .questions()
+            .create_with_context(Events::new(Arc::clone(&diagnosis)))
+            .map_err(|error| error.to_string())?;
+        let cluster = Arc::new(Self {
+            settings,
+            diagnosis,
+            questions: Offloaded::new(questions),
+            health: watch::Sender::new(Health::Connecting),
+            state: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&cluster);
+        std::thread::Builder::new()
+            .name("kafka-health".to_owned())
+            .spawn(move || keep_probing(&weak))
+            .map_err(|error| format!("no thread for Kafka's health: {error}"))?;
+        Ok(cluster)
+    }
+
+    pub(crate) fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    /// Tells the listener the topics now, if they are known, and at every change.
+    pub(crate) fn listen(&self, listener: &Weak<dyn Listener>) {
+        let listing = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.listeners.retain(|listener| listener.strong_count() > 0);
+            state.listeners.push(Weak::clone(listener));
+            state.listing.clone()
+        };
+        if let (Some(listing), Some(listener)) = (listing, listener.upgrade()) {
+            listener.handle_listing(&listing);
+        }
+    }
+
+    /// Number of partitions of a topic; `None` when there is no such topic. Blocks up to [`ASK_MAX`].
+    ///
+    /// # Errors
+    /// When the cluster does not answer, or refuses.
+    pub(crate) fn partitions(&self, topic: &str) -> Result<Option<u32>, KafkaError> {
+        let metadata = self.questions.fetch_metadata(Some(topic), ASK_MAX)?;
+        let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => Ok(u32::try_from(found.partitions().len()).ok().filter(|count| *count > 0)),
+            Some(code) if unknown_topic(code) => Ok(None),
+            Some(code) => Err(KafkaError::MetadataFetch(code)),
+        }
+    }
+
+    /// First offset that is there and first that is not yet there (or not yet committed). Blocks up to [`ASK_MAX`].
+    ///
+    /// # Errors
+    /// When the cluster does not answer, or refuses.
+    pub(crate) fn bounds(&self, topic: &str, partition: i32) -> Result<(u64, u64), KafkaError> {
+        let (low, high) = self.questions.fetch_watermarks(topic, partition, ASK_MAX)?;
+        Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)))
+    }
+
+    /// The offset that a reader begins with. Blocks up to three times [`ASK_MAX`].
+    ///
+    /// # Errors
+    /// A gap when the start does not exist (any more); see [`classify`].
+    pub(crate) fn resolve(&self, topic: &str, partition: i32, start: Start) -> Result<u64, SourceError> {
+        let failed = |error: KafkaError| match error.rdkafka_error_code() {
+            Some(code) if unknown_topic(code) => {
+                SourceError::Transient(format!("Kafka has no partition {partition} of topic {topic}"))
+            }
+            _ => self.diagnosis.source_error(&format!("offsets of {topic}/{partition}"), &error),
+        };
+        let (low, high) = self.bounds(topic, partition).map_err(failed)?;
+        match start {
+            Start::Latest => Ok(high),
+            Start::Earliest => Ok(low),
+            Start::Time(ms) => Ok(self.at_time(topic, partition, ms).map_err(failed)?.unwrap_or(high)),
+            Start::After(position) => classify(position, low, high).map_err(SourceError::Gap),
+        }
+    }
+
+    fn at_time(&self, topic: &str, partition: i32, ms: i64) -> Result<Option<u64>, KafkaError> {
+        let mut wanted = TopicPartitionList::new();
+        // Negative numbers are names of places here, not times.
+        wanted.add_partition_offset(topic, partition, Offset::Offset(ms.max(0)))?;
+        let found = self.questions.offsets_for_times(wanted, ASK_MAX)?;
+        match found.find_partition(topic, partition).map(|element| (element.error(), element.offset())) {
+            Some((Err(error), _)) => Err(error),
+            Some((Ok(()), Offset::Offset(offset))) => Ok(u64::try_from(offset).ok()),
+            _ => Ok(None),
+        }
+    }
+
+    fn probe(&self) -> bool {
+        let found = self.questions.fetch_metadata(None, PROBE_MAX);
+        self.serve();
+        match found {
+            Ok(metadata) => {
+                self.diagnosis.clear();
+                let count = |partitions: usize| u32::try_from(partitions).unwrap_or(u32::MAX);
+                let topics = metadata.topics().iter().filter(|topic| !topic.partitions().is_empty());
+                let listing = topics.map(|topic| (topic.name().to_owned(), count(topic.partitions().len()))).collect();
+                self.publish(listing);
+                self.set_health(Health::Up);
+                true
+            }
+            Err(error) => {
+                self.set_health(Health::Down(self.diagnosis.explain(&error)));
+                false
+            }
+        }
+    }
+
+    /// Hands out what librdkafka has to say; it keeps its logs and errors until somebody asks.
+    fn serve(&self) {
+        let until = Instant::now() + Duration::from_millis(5);
+        while Instant::now() < until {
+            let _ = self.questions.poll(Duration::from_millis(1));
+        }
+    }
+
+    fn publish(&self, listing: Listing) {
+        let listing = Arc::new(listing);
+        let listeners: Vec<Arc<dyn Listener>> = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.listing = Some(Arc::clone(&listing));
+            state.listeners.iter().filter_map(Weak::upgrade).collect()
+        };
+        for listener in listeners {
+            listener.handle_listing(&listing);
+        }
+    }
+
+    fn set_health(&self, health: Health) {
+        self.health.send_if_modified(|now| {
+            if *now == health {
+                return false;
+            }
+            match (&health, &*now) {
+                (Health::Down(reason), Health::Connecting | Health::Up) => warn!(reason, "Kafka is away"),
+                (Health::Up, Health::Down(_)) => info!("Kafka is back"),
+                _ => {}
+            }
+            *now = health;
+            true
+        });
+    }
+}
+
+fn keep_probing(cluster: &Weak<Cluster>) {
+    let mut next = Instant::now();
+    loop {
+        // Only for the moment of asking, so that the last user can leave.
+        let Some(cluster) = cluster.upgrade() else { return };
+        if Instant::now() >= next {
+            let up = catch_unwind(AssertUnwindSafe(|| cluster.probe())).unwrap_or_else(|_| {
+                cluster.set_health(Health::Down("Kafka's answer could not be read".to_owned()));
+                false
+            });
+            next = Instant::now() + if up { PROBE_EVERY } else { PROBE_EVERY_DOWN };
+        }
+        cluster.serve();
+        drop(cluster);
+        // librdkafka must be asked for its events; between two questions there is nothing else to wait on.
+        std::thread::sleep(SERVE_EVERY);
+    }
+}
+
+/// The offset behind a position, if the log still has all that follows it.
+///
+/// # Errors
+/// [`Gap::Recreated`] for a position of another incarnation (every Kafka partition is 0), [`Gap::Purged`] below the log's
+/// beginning, [`Gap::Truncated`] beyond its end.
+pub(crate) fn classify(position: Position, low: u64, high: u64) -> Result<u64, Gap> {
+    if position.incarnation != 0 {
+        return Err(Gap::Recreated { cursor: position.incarnation, found: 0 });
+    }
+    let next = position.offset.wrapping_add(1);
+    match () {
+        () if next < low => Err(Gap::Purged { from: next, to: low }),
+        () if next > high => Err(Gap::Truncated { cursor: position.offset, end: high }),
+        () => Ok(next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: u64) -> Position {
+        Position { incarnation: 0, offset }
+    }
+
+    #[test]
+    fn a_cursor_is_taken_only_where_nothing_is_missing() {
+        assert_eq!(classify(at(9), 10, 20), Ok(10), "the first event that is left is the next one");
+        assert_eq!(classify(at(8), 10, 20), Err(Gap::Purged { from: 9, to: 10 }));
+        assert_eq!(classify(at(19), 10, 20), Ok(20), "all was read");
+        assert_eq!(classify(at(20), 10, 20), Err(Gap::Truncated { cursor: 20, end: 20 }));
+        assert_eq!(classify(at(u64::MAX), 0, 20), Ok(0), "before offset 0");
+        assert_eq!(classify(at(u64::MAX), 3, 20), Err(Gap::Purged { from: 0, to: 3 }));
+        let other = Position { incarnation: 7, offset: 15 };
+        assert_eq!(classify(other, 10, 20), Err(Gap::Recreated { cursor: 7, found: 0 }));
+    }
+}

@@ -1,0 +1,206 @@
+//! Producers: idempotent, patient without end, each with a thread that reports deliveries.
+//!
+//! All flows to topics with one and the same limit for batches share a producer: it keeps the order of what it is given per partition,
+//! and reports every event to the batch that it belongs to. A producer that failed for good is replaced by the next user.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use longhaul_broker::{Poison, SinkError};
+use longhaul_event::EventId;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, NoCustomPartitioner, ProducerContext};
+use tracing::warn;
+
+use crate::batch::Batch;
+use crate::client::{Diagnosis, forbidden, log_line, note, unknown_topic};
+use crate::config::Settings;
+use crate::map::ID;
+
+/// What an event is charged for beside key and payload.
+const OVERHEAD_BYTES: usize = 128;
+const POLL: Duration = Duration::from_millis(50);
+/// Several small events that are refused together do not say which of them is too large; one beyond this size is.
+const ALONE_BYTES: usize = 500_000;
+
+/// A record on its way into a partition.
+pub(crate) type Outgoing<'a> = BaseRecord<'a, [u8], [u8], Arc<Batch>>;
+
+/// A running producer.
+pub(crate) struct Producer {
+    client: Option<Arc<BaseProducer<Deliveries>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    dead: AtomicBool,
+}
+
+/// Why a record was not taken.
+pub(crate) enum NotTaken {
+    /// There is no room now.
+    Full,
+    /// It is larger than a batch may be.
+    TooLarge,
+    /// Anything else.
+    Failed(KafkaError),
+}
+
+/// Bytes that an event is charged for while it is under way.
+pub(crate) fn charge(key: usize, payload: usize) -> usize {
+    OVERHEAD_BYTES + key + payload
+}
+
+impl Producer {
+    fn start(settings: &Settings, diagnosis: Arc<Diagnosis>, batch_limit: Option<usize>) -> Result<Self, String> {
+        let shared = Arc::new(Shared::default());
+        let context = Deliveries { diagnosis, shared: Arc::clone(&shared), limit_known: batch_limit.is_some() };
+        let client: BaseProducer<Deliveries> =
+            settings.producer(batch_limit).create_with_context(context).map_err(|error| error.to_string())?;
+        let client = Arc::new(client);
+        let (polled, state) = (Arc::clone(&client), Arc::clone(&shared));
+        let spawned = std::thread::Builder::new().name("kafka-write".to_owned()).spawn(move || {
+            while !state.stop.load(Ordering::Acquire) {
+                if catch_unwind(AssertUnwindSafe(|| polled.poll(POLL))).is_err() {
+                    state.dead.store(true, Ordering::Release);
+                }
+            }
+            // Here, where waiting for it disturbs nobody, the client ends.
+            drop(polled);
+        });
+        spawned.map_err(|error| format!("no thread for Kafka deliveries: {error}"))?;
+        Ok(Self { client: Some(client), shared })
+    }
+
+    /// Whether it failed for good.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.shared.dead.load(Ordering::Acquire)
+    }
+
+    /// Hands a record over, without waiting. When it is not taken, its batch was not touched.
+    pub(crate) fn send(&self, record: Outgoing<'_>) -> Result<(), NotTaken> {
+        let client = self.client.as_ref().expect("the client is there until the producer is dropped");
+        let bytes = charge(record.key.map_or(0, <[u8]>::len), record.payload.map_or(0, <[u8]>::len));
+        let batch = Arc::clone(&record.delivery_opaque);
+        batch.begin(bytes);
+        let Err((error, _record)) = client.send(record) else { return Ok(()) };
+        batch.end(bytes);
+        Err(match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => NotTaken::Full,
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => NotTaken::TooLarge,
+            _ => NotTaken::Failed(error),
+        })
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        // First our share, so that the thread has the last one.
+        drop(self.client.take());
+        self.shared.stop.store(true, Ordering::Release);
+    }
+}
+
+/// Hears of every delivery.
+struct Deliveries {
+    diagnosis: Arc<Diagnosis>,
+    shared: Arc<Shared>,
+    limit_known: bool,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        log_line(level, fac, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        note(&self.diagnosis, &error, reason);
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            warn!(reason, "a Kafka producer gave up and is replaced");
+            self.shared.dead.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Deliveries {
+    type DeliveryOpaque = Arc<Batch>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
+        let message = match result {
+            Ok(message) => message,
+            Err((error, message)) => {
+                let offset = batch.offset_of(id_of(message));
+                batch.fail(offset, self.refusal(error, message, offset));
+                message
+            }
+        };
+        batch.end(charge(message.key_len(), message.payload_len()));
+    }
+}
+
+impl Deliveries {
+    fn refusal(&self, error: &KafkaError, message: &BorrowedMessage<'_>, offset: u64) -> SinkError {
+        let topic = message.topic();
+        let reason = format!("Kafka topic {topic}: {error}");
+        let Some(code) = error.rdkafka_error_code() else { return SinkError::Transient(reason) };
+        match code {
+            RDKafkaErrorCode::MessageSizeTooLarge if self.limit_known || message.payload_len() > ALONE_BYTES => {
+                SinkError::Poison { offset, kind: Poison::TooLarge, reason }
+            }
+            RDKafkaErrorCode::MessageSizeTooLarge => SinkError::Config(format!(
+                "{reason}; allow Longhaul to describe the topic, or set the option `batch.size` to its max.message.bytes"
+            )),
+            RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::InvalidTimestamp
+            | RDKafkaErrorCode::PolicyViolation => SinkError::Poison { offset, kind: Poison::Refused, reason },
+            code if unknown_topic(code) => SinkError::Config(format!("Kafka topic {topic} does not exist (any more)")),
+            code if forbidden(code) => SinkError::Config(reason),
+            RDKafkaErrorCode::Fatal => {
+                self.shared.dead.store(true, Ordering::Release);
+                SinkError::Transient(reason)
+            }
+            _ => SinkError::Transient(reason),
+        }
+    }
+}
+
+/// The identity that we wrote into a record.
+fn id_of(message: &BorrowedMessage<'_>) -> Option<EventId> {
+    let mut headers = message.headers()?.iter();
+    headers.find(|header| header.key == ID).and_then(|header| header.value).and_then(EventId::parse)
+}
+
+/// The producers of one cluster, by the limit of the topics that they write to; each lives as long as somebody uses it.
+#[derive(Default)]
+pub(crate) struct Producers(Mutex<HashMap<Option<usize>, Weak<Producer>>>);
+
+impl Producers {
+    /// The producer for topics with that limit for batches.
+    ///
+    /// # Errors
+    /// One sentence when none can be made.
+    pub(crate) fn of_limit(
+        &self,
+        settings: &Settings,
+        diagnosis: &Arc<Diagnosis>,
+        batch_limit: Option<usize>,
+    ) -> Result<Arc<Producer>, String> {
+        let mut producers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        producers.retain(|_, producer| producer.strong_count() > 0);
+        let found = producers.get(&batch_limit).and_then(Weak::upgrade).filter(|producer| !producer.is_dead());
+        if let Some(producer) = found {
+            return Ok(producer);
+        }
+        let producer = Arc::new(Producer::start(settings, Arc::clone(diagnosis), batch_limit)?);
+        producers.insert(batch_limit, Arc::downgrade(&producer));
+        Ok(producer)
+    }
+}

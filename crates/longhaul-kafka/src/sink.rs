@@ -1,0 +1,139 @@
+//! The sink, at least once: idempotent producer, confirmed by all replicas, cursor after the data.
+//!
+//! Kafka has no lock that would go with an idempotent producer: nothing fences a second router. Within this process a flow that is
+//! opened again ends its former writer, and opens only when nothing of that one is under way any more.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use longhaul_broker::{Opened, Sink, SinkError, Writer};
+use longhaul_event::{Event, FlowId, Position};
+use longhaul_topology::{FlowKey, Partition};
+
+use crate::batch::Pending;
+use crate::cursor::Cursors;
+use crate::flow::Flow;
+use crate::topics::Topics;
+
+/// How long an opening waits for what a former writer has under way.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// What all sinks of one cluster share.
+pub(crate) struct Destination {
+    pub(crate) topics: Arc<Topics>,
+    pub(crate) cursors: Arc<Cursors>,
+    /// The newest writer of every flow.
+    flows: Mutex<HashMap<FlowId, Weak<Pending>>>,
+}
+
+impl Destination {
+    pub(crate) fn new(topics: Arc<Topics>, cursors: Arc<Cursors>) -> Self {
+        Self { topics, cursors, flows: Mutex::default() }
+    }
+
+    /// Takes the flow over from its former writer.
+    async fn take_over(&self, flow: FlowId) -> Result<Arc<Pending>, SinkError> {
+        let pending = Arc::new(Pending::default());
+        let former = {
+            let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+            if flows.len().is_power_of_two() {
+                flows.retain(|_, pending| pending.strong_count() > 0);
+            }
+            let former = flows.get(&flow).and_then(Weak::upgrade);
+            // Until it is drained, the former one stays the one to wait for.
+            if former.as_ref().is_none_or(|former| former.is_idle()) {
+                flows.insert(flow, Arc::downgrade(&pending));
+            }
+            former
+        };
+        let Some(former) = former else { return Ok(pending) };
+        former.spend();
+        let until = Instant::now() + DRAIN_MAX;
+        while !former.is_idle() {
+            if Instant::now() > until {
+                return Err(SinkError::Transient("what the former writer sent is still under way".to_owned()));
+            }
+            // Deliveries are counted down without a signal.
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).insert(flow, Arc::downgrade(&pending));
+        Ok(pending)
+    }
+}
+
+/// A sink of one cluster.
+pub(crate) struct KafkaSink {
+    pub(crate) destination: Arc<Destination>,
+    pub(crate) partition: Partition,
+    pub(crate) tombstone_on_empty: bool,
+}
+
+impl KafkaSink {
+    async fn open_flow(&self, key: &FlowKey, partition: Option<u32>) -> Result<Opened, SinkError> {
+        let partition = match (self.partition, partition) {
+            (Partition::Key, _) => None,
+            (Partition::Same, Some(partition)) => Some(partition),
+            (Partition::Same, None) => {
+                let shard = &key.from.2;
+                let reason = format!("partition: same: the source shard {shard} has no partition number");
+                return Err(SinkError::Config(reason));
+            }
+        };
+        let pending = self.destination.take_over(key.id()).await?;
+        let cursor = self.destination.cursors.read(key.id()).await?;
+        let topics = Arc::clone(&self.destination.topics);
+        let flow = Arc::new(Flow::new(topics, pending, partition, self.tombstone_on_empty));
+        let cursors = Arc::clone(&self.destination.cursors);
+        Ok(Opened { writer: Box::new(KafkaWriter { key: key.clone(), flow, cursors }), cursor })
+    }
+}
+
+impl Sink for KafkaSink {
+    fn open<'a>(&'a self, flow: &'a FlowKey, partition: Option<u32>) -> BoxFuture<'a, Result<Opened, SinkError>> {
+        Box::pin(self.open_flow(flow, partition))
+    }
+}
+
+/// Writes one flow.
+struct KafkaWriter {
+    key: FlowKey,
+    flow: Arc<Flow>,
+    cursors: Arc<Cursors>,
+}
+
+impl Writer for KafkaWriter {
+    fn write(&mut self, events: Vec<Event>) -> BoxFuture<'static, Result<(), SinkError>> {
+        if self.flow.pending.is_spent() {
+            return std::future::ready(Err(spent())).boxed();
+        }
+        let batch = self.flow.write(events);
+        let flow = Arc::clone(&self.flow);
+        async move {
+            flow.drive(&batch).await;
+            batch.finished().await.inspect_err(|_| flow.doubt())
+        }
+        .boxed()
+    }
+
+    fn commit(&mut self, cursor: Position) -> BoxFuture<'static, Result<(), SinkError>> {
+        if self.flow.pending.is_spent() {
+            return std::future::ready(Err(spent())).boxed();
+        }
+        let (cursors, flow, key) = (Arc::clone(&self.cursors), Arc::clone(&self.flow), self.key.clone());
+        async move { cursors.write(&flow.pending, &key, cursor).await.inspect_err(|_| flow.pending.spend()) }.boxed()
+    }
+}
+
+impl Drop for KafkaWriter {
+    fn drop(&mut self) {
+        self.flow.pending.spend();
+    }
+}
+
+fn spent() -> SinkError {
+    SinkError::Transient("an earlier write of this flow failed".to_owned())
+}
