@@ -12,8 +12,8 @@ use tokio::{
 
 use crate::{
     BatchHandler, LinkConfig, LinkError,
-    control::Opening,
-    dial::{HANDSHAKE_TIMEOUT, certified, refuse},
+    control::{Opening, refuse},
+    dial::{HANDSHAKE_TIMEOUT, certified},
     endpoint::endpoint,
     link::{FrameReceiver, LinkHandle, Wire},
     parcel::receive,
@@ -132,8 +132,7 @@ impl Doorman {
         let here = self.config.hello();
         let (send, recv) = connection.accept_bi().await?;
         let mut opening = Opening::new(send, recv);
-        let hello = opening.hear(&here, &peer).await?;
-        opening.say(&here).await?;
+        let hello = opening.exchange(connection, Role::Listener, &here, &peer).await?;
         let receiver = opening.start(Wire::new(connection.clone(), peer_expiry), &here, hello, JoinSet::new());
         Ok(InLink { receiver: InReceiver { frames: receiver, reading: false } })
     }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use longhaul_wire::{Frame, Hello, Limits, PROTOCOL_VERSION, next_frame};
-use quinn::{RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -22,6 +22,7 @@ use crate::{
     RouterName,
     error::{LinkError, close},
     link::{Core, FrameReceiver, Wire, encode},
+    transport::Role,
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -48,13 +49,39 @@ impl Opening {
         Self { send, recv, buffer: BytesMut::new() }
     }
 
-    pub(crate) async fn say(&mut self, hello: &Hello) -> Result<(), LinkError> {
+    /// Exchanges Hellos; who dialled speaks first. A peer that is not taken is told why before the stream goes: its end would be
+    /// another reason, and come first.
+    pub(crate) async fn exchange(
+        &mut self,
+        connection: &Connection,
+        role: Role,
+        here: &Hello,
+        certified: &RouterName,
+    ) -> Result<Hello, LinkError> {
+        let exchanged = match role {
+            Role::Dialer => match self.say(here).await {
+                Ok(()) => self.hear(here, certified).await,
+                Err(error) => Err(error),
+            },
+            Role::Listener => match self.hear(here, certified).await {
+                Ok(hello) => self.say(here).await.map(|()| hello),
+                Err(error) => Err(error),
+            },
+        };
+        exchanged.inspect_err(|error| refuse(connection, error))
+    }
+
+    async fn say(&mut self, hello: &Hello) -> Result<(), LinkError> {
         let bytes = encode(&Frame::Hello(hello.clone()))?;
-        self.send.write_all(&bytes).await.map_err(|error| LinkError::Handshake(error.to_string()))
+        match self.send.write_all(&bytes).await {
+            Ok(()) => Ok(()),
+            Err(quinn::WriteError::ConnectionLost(error)) => Err(error.into()),
+            Err(error) => Err(LinkError::Handshake(error.to_string())),
+        }
     }
 
     /// Reads the Hello of the peer and holds it against its certificate.
-    pub(crate) async fn hear(&mut self, here: &Hello, certified: &RouterName) -> Result<Hello, LinkError> {
+    async fn hear(&mut self, here: &Hello, certified: &RouterName) -> Result<Hello, LinkError> {
         loop {
             match next_frame(&mut self.buffer)? {
                 Some(Frame::Hello(hello)) => return check(hello, here, certified),
@@ -79,6 +106,11 @@ impl Opening {
         let limits = Limits::negotiated(here, &peer);
         FrameReceiver { core: Core::new(wire, peer, limits, frames, more), frames: taken }
     }
+}
+
+/// Tells the peer why it is not taken.
+pub(crate) fn refuse(connection: &Connection, error: &LinkError) {
+    connection.close(error.close_code().into(), error.close_text().as_bytes());
 }
 
 fn check(hello: Hello, here: &Hello, certified: &RouterName) -> Result<Hello, LinkError> {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     Class, Identity, LinkConfig, LinkError, LinkStats, RouterName, WindowHint,
-    control::Opening,
+    control::{Opening, refuse},
     endpoint::endpoint,
     link::{FrameReceiver, LinkHandle, Wire},
     outbox::Outbox,
@@ -81,8 +81,7 @@ impl Dialer {
         let here = self.config.hello();
         let (send, recv) = connection.open_bi().await?;
         let mut opening = Opening::new(send, recv);
-        opening.say(&here).await.map_err(|error| connection.close_reason().map_or(error, LinkError::from))?;
-        let hello = opening.hear(&here, &peer).await?;
+        let hello = opening.exchange(connection, Role::Dialer, &here, &peer).await?;
         let wire = Wire::new(connection.clone(), peer_expiry);
         let outbox = Arc::new(Outbox::default());
         let mut tasks = JoinSet::new();
@@ -151,7 +150,7 @@ impl Deref for OutSender {
 }
 
 impl OutSender {
-    /// Queues an encoded batch of a flow. Waits only while the queue of that flow is full (256 KiB, or one batch of any size), whatever
+    /// Queues an encoded batch of a flow. Waits only while that flow has 256 KiB or more queued, whatever
     /// other flows do. Dropping the future before it is ready queues nothing.
     ///
     /// # Errors
@@ -184,9 +183,4 @@ pub(crate) fn certified(connection: &Connection) -> Result<(RouterName, std::tim
         .ok_or(LinkError::Certificate(crate::CertificateFault::Missing))?;
     let first = chain.first().ok_or(LinkError::Certificate(crate::CertificateFault::Missing))?;
     Ok(inspect(first)?)
-}
-
-/// Tells the peer why it is not taken.
-pub(crate) fn refuse(connection: &Connection, error: &LinkError) {
-    connection.close(error.close_code().into(), error.close_text().as_bytes());
 }

@@ -172,6 +172,7 @@ impl LinkHandle {
     /// [`LinkError::Unsendable`] for a frame that is too long; else why the link ended.
     pub async fn send(&self, frame: Frame) -> Result<(), LinkError> {
         let bytes = encode(&frame)?;
+        self.check_open()?;
         self.core.frames.send(bytes).await.map_err(|_| self.core.wire.ended())
     }
 
@@ -181,11 +182,18 @@ impl LinkHandle {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn try_send(&self, frame: &Frame) -> Result<bool, LinkError> {
-        match self.core.frames.try_send(encode(frame)?) {
+        let bytes = encode(frame)?;
+        self.check_open()?;
+        match self.core.frames.try_send(bytes) {
             Ok(()) => Ok(true),
             Err(mpsc::error::TrySendError::Full(_)) => Ok(false),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(self.core.wire.ended()),
         }
+    }
+
+    /// The writer notices the end of the connection only when it writes next.
+    fn check_open(&self) -> Result<(), LinkError> {
+        if self.is_closed() { Err(self.core.wire.ended()) } else { Ok(()) }
     }
 
     /// Closes the link at once; the peer sees the reason. What it has not acknowledged may be lost to it.

@@ -13,7 +13,8 @@ use longhaul_topology::Class;
 pub(crate) const PARCEL_BYTES_MAX: usize = 256 * 1024;
 /// Most parcels open at a time on one link.
 pub(crate) const PARCELS_OPEN_MAX: usize = 64;
-/// What a flow may have queued, or else one batch of any size.
+/// A flow that has less than this queued may queue another batch. That is more than one parcel takes, so a flow with a backlog keeps
+/// its place among its likes.
 const FLOW_QUEUE_BYTES_MAX: usize = 256 * 1024;
 /// What a flow may send in one turn.
 const QUANTUM_BYTES: usize = 64 * 1024;
@@ -138,7 +139,7 @@ impl Scheduler {
         });
         if flow.batches.is_empty() {
             self.classes[index(class)].active.push_back(handle);
-        } else if flow.bytes + batch.len() > FLOW_QUEUE_BYTES_MAX {
+        } else if flow.bytes >= FLOW_QUEUE_BYTES_MAX {
             return Offer::Full(batch);
         }
         flow.bytes += batch.len();
@@ -215,9 +216,9 @@ impl Scheduler {
         for class in BY_URGENCY {
             let turns = &mut self.classes[index(class)];
             turns.owed = match (turns.active.is_empty(), class == parcel.class) {
-                (true, _) => 0,
-                (false, true) if parcel.owed => turns.owed - bytes,
-                (false, true) => turns.owed.min(0),
+                (_, true) if parcel.owed => turns.owed - bytes,
+                // Nothing is saved up by who does not wait; what was paid too much stays.
+                (true, _) | (false, true) => turns.owed.min(0),
                 (false, false) => turns.owed + share,
             };
         }

@@ -190,7 +190,8 @@ pub(crate) fn inspect(der: &[u8]) -> Result<(RouterName, SystemTime), Certificat
         return Err(CertificateFault::ManyNames);
     }
     let name = parse_name(uri).ok_or_else(|| CertificateFault::BadName(uri.to_owned()))?;
-    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    // Valid through the whole of its last second, as webpki sees it too.
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).map_or(0, |last| last.saturating_add(1));
     let expiry = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH);
     Ok((name, expiry))
 }

@@ -79,7 +79,7 @@ impl PeerVerifier {
 
     fn check_name(&self, end_entity: &CertificateDer<'_>) -> Result<(), (CertificateFault, Error)> {
         let refuse = |fault: CertificateFault| {
-            let error = CertificateError::Other(OtherError(Arc::new(fault.clone())));
+            let error = CertificateError::Other(OtherError(Arc::new(Sentence(fault.to_string()))));
             (fault, Error::InvalidCertificate(error))
         };
         let (name, _) = inspect(end_entity).map_err(refuse)?;
@@ -94,6 +94,23 @@ impl PeerVerifier {
         }
     }
 }
+
+/// What the peer is told: TLS shows such errors with `Debug`.
+struct Sentence(String);
+
+impl std::fmt::Debug for Sentence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::fmt::Display for Sentence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Sentence {}
 
 fn fault_of(error: &Error) -> CertificateFault {
     match error {

@@ -95,7 +95,7 @@ proptest! {
         // Twice, since an encoder is used again and again.
         for _ in 0..2 {
             let bytes = encode(&mut encoder, &events, chain, compression);
-            prop_assert!(encoder.is_empty() && encoder.len() == 0);
+            prop_assert_eq!((encoder.count(), encoder.len()), (0, 0));
             let (header, found) = decode_batch(bytes.clone(), &Limits::default()).unwrap();
             prop_assert_eq!(&found, &events);
             prop_assert_eq!(usize::try_from(header.count).unwrap(), events.len());

@@ -189,7 +189,7 @@ fn headers_of_events_are_checked() {
     builder.push("name", b"value").unwrap();
     let raw = raw_of(&Event { headers: builder.finish(), key: None, ..event(1, b"x") });
     let at = raw.windows(4).position(|window| window == b"name").unwrap();
-    let mut body = raw.clone();
+    let mut body = raw;
     body[at] = 0xff;
     assert_eq!(refused(plain(1, &body)), WireError::Headers(longhaul_event::HeaderError::Malformed));
 }
