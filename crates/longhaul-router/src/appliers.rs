@@ -17,6 +17,9 @@ use crate::live::Live;
 use crate::mailbox::{Inbound, Mailbox, Refused};
 use crate::supervise::Supervisor;
 
+/// What comes in for each flow, and where it stands.
+type FlowsById = HashMap<FlowId, (Arc<Mailbox>, Arc<InflowStatus>)>;
+
 /// The applying flows of a router.
 pub(crate) struct Appliers {
     live: Arc<Live>,
@@ -25,7 +28,7 @@ pub(crate) struct Appliers {
     supervisor: Supervisor,
     metrics: Arc<Metrics>,
     origin: Instant,
-    flows: Mutex<HashMap<FlowId, (Arc<Mailbox>, Arc<InflowStatus>)>>,
+    flows: Mutex<FlowsById>,
     sinks: Mutex<HashMap<(String, SinkSpec), Arc<dyn Sink>>>,
 }
 
@@ -90,7 +93,11 @@ impl Appliers {
     ///
     /// # Errors
     /// Why there can be none, as a sentence.
-    pub(crate) fn put_open(self: &Arc<Self>, key: &FlowKey, open: impl Fn() -> Inbound) -> Result<Arc<Mailbox>, String> {
+    pub(crate) fn put_open(
+        self: &Arc<Self>,
+        key: &FlowKey,
+        open: impl Fn() -> Inbound,
+    ) -> Result<Arc<Mailbox>, String> {
         let mut flows = self.lock();
         loop {
             let mailbox = match flows.get(&key.id()) {
@@ -155,7 +162,8 @@ impl Appliers {
     }
 
     fn sink(&self, broker: &str, spec: SinkSpec) -> Result<Arc<dyn Sink>, String> {
-        let connector = self.brokers.get(broker).ok_or_else(|| format!("this router does not know the broker {broker}"))?;
+        let connector =
+            self.brokers.get(broker).ok_or_else(|| format!("this router does not know the broker {broker}"))?;
         let mut sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (broker.to_owned(), spec.clone());
         if let Some(sink) = sinks.get(&key) {
@@ -166,7 +174,7 @@ impl Appliers {
         Ok(sink)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<FlowId, (Arc<Mailbox>, Arc<InflowStatus>)>> {
+    fn lock(&self) -> MutexGuard<'_, FlowsById> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

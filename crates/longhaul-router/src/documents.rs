@@ -44,8 +44,7 @@ impl Documents {
         let router_text = read(path)?;
         let env = |name: &str| std::env::var(name).ok();
         let file = |path: &Path| std::fs::read_to_string(path);
-        let router =
-            longhaul_config::load_router(path, &router_text, &env, &file).map_err(DocumentError::Wrong)?;
+        let router = longhaul_config::load_router(path, &router_text, &env, &file).map_err(DocumentError::Wrong)?;
         let mesh_text = read(&router.mesh)?;
         let mesh = longhaul_config::load_mesh(&router.mesh, &mesh_text).map_err(DocumentError::Wrong)?;
         longhaul_config::check_pair(&router, &mesh).map_err(DocumentError::Wrong)?;

@@ -102,7 +102,8 @@ impl ApplierFlow {
     async fn disown_last_owner(&self) {
         let last = self.last_owner.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((owner, path_epoch)) = last {
-            let reset = reset_frame(owner.handle(), path_epoch, ResetCode::SinkLost, "the applier was restarted", FAST_RETRY);
+            let reset =
+                reset_frame(owner.handle(), path_epoch, ResetCode::SinkLost, "the applier was restarted", FAST_RETRY);
             owner.send(reset).await;
         }
     }
@@ -157,6 +158,7 @@ impl Driver {
                     return attachment.send(reset).await;
                 }
                 self.applier.set_bytes_cap(self.share.bytes_max());
+                self.applier.handle_rtt(attachment.rtt());
                 self.partition = partition;
                 let last = (attachment.clone(), path_epoch);
                 *self.flow.last_owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
@@ -358,7 +360,8 @@ impl Driver {
     /// Drained, or given up by its owner with nothing left to write.
     fn is_done(&self) -> bool {
         let abandoned = self.owner.is_none() && self.flow.now() >= self.idle_since + ABANDONED_AFTER;
-        let drained = self.flow.drain.is_cancelled() && matches!(self.applier.state(), ApplierState::Drained | ApplierState::Closed);
+        let drained = self.flow.drain.is_cancelled()
+            && matches!(self.applier.state(), ApplierState::Drained | ApplierState::Closed);
         drained || (abandoned && (self.applier.is_flushed() || self.writer.is_none()))
     }
 

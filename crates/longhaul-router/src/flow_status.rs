@@ -114,6 +114,8 @@ pub(crate) struct FlowStatus {
     durable: AtomicU64,
     unacked_ms: AtomicU64,
     exhausted_ms: AtomicU64,
+    /// How much of it the metric has.
+    without_credit_ms: AtomicU64,
     /// When it was last seen to have delivered everything.
     level_at: Mutex<Instant>,
     resets: AtomicU64,
@@ -197,12 +199,6 @@ macro_rules! common_methods {
                 &self.common.name
             }
 
-            /// Identity of the flow.
-            #[must_use]
-            pub(crate) fn id(&self) -> FlowId {
-                self.common.id
-            }
-
             /// Remembers what is wrong. Returns whether it is another fault than before, worth a log line.
             pub(crate) fn set_fault(&self, text: &str) -> bool {
                 self.common.set_fault(text)
@@ -211,12 +207,6 @@ macro_rules! common_methods {
             /// Nothing is wrong any more.
             pub(crate) fn clear_fault(&self) {
                 self.common.clear_fault();
-            }
-
-            /// What is wrong.
-            #[must_use]
-            pub(crate) fn fault(&self) -> Option<String> {
-                self.common.fault()
             }
 
             /// Says what the flow is doing.
@@ -260,6 +250,7 @@ impl FlowStatus {
             durable: AtomicU64::new(UNKNOWN),
             unacked_ms: AtomicU64::new(0),
             exhausted_ms: AtomicU64::new(0),
+            without_credit_ms: AtomicU64::new(0),
             level_at: Mutex::new(Instant::now()),
             resets: AtomicU64::new(0),
         }
@@ -310,19 +301,33 @@ impl FlowStatus {
         self.durable.store(owner.acked().map_or(UNKNOWN, |acked| acked.offset), Relaxed);
         self.unacked_ms.store(age_ms(owner.oldest_unacked_since()), Relaxed);
         self.exhausted_ms.store(age_ms(owner.credit_exhausted_since()), Relaxed);
+        self.count_without_credit(owner.credit_exhausted_total(now));
     }
 
-    /// The flow as people see it, beside the offset of the newest event of its shard. Looked at once a second, which is how exact the
+    /// Counts time without credit in steps, so that the metric is not looked up at every turn.
+    fn count_without_credit(&self, total: Duration) {
+        const STEP_MS: u64 = 100;
+        let total_ms = u64::try_from(total.as_millis()).unwrap_or(u64::MAX);
+        let counted_ms = self.without_credit_ms.load(Relaxed);
+        if total_ms >= counted_ms + STEP_MS {
+            self.without_credit_ms.store(total_ms, Relaxed);
+            self.metrics.without_credit(Duration::from_millis(total_ms - counted_ms));
+        }
+    }
+
+    /// The flow as people see it, beside what its shard says: the offset of its newest event, and why it cannot be read. Looked at once a second, which is how exact the
     /// seconds of lag are. Holes of the log count as events.
     #[must_use]
-    pub(crate) fn view(&self, shard_end: Option<u64>) -> FlowView {
+    pub(crate) fn view(&self, shard_end: Option<u64>, shard_error: Option<String>) -> FlowView {
         let next = |offset: u64| offset.wrapping_add(1);
         let lag_events = shard_end.map(|end| next(end).saturating_sub(next(self.durable.load(Relaxed))));
         let mut level_at = self.level_at.lock().unwrap_or_else(PoisonError::into_inner);
         if lag_events == Some(0) {
             *level_at = Instant::now();
         }
+        let common = self.common.view(End::Out);
         FlowView {
+            fault: common.fault.clone().or(shard_error),
             detached: self.detached.load(Relaxed),
             read_events: self.read.load(Relaxed),
             sent_events: self.sent.load(Relaxed),
@@ -335,7 +340,7 @@ impl FlowStatus {
             unacknowledged_seconds: seconds(&self.unacked_ms),
             credit_exhausted_seconds: seconds(&self.exhausted_ms),
             resets: self.resets.load(Relaxed),
-            ..self.common.view(End::Out)
+            ..common
         }
     }
 }
@@ -355,6 +360,18 @@ impl InflowStatus {
             durable: AtomicU64::new(UNKNOWN),
             newest_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Identity of the flow.
+    #[must_use]
+    pub(crate) fn id(&self) -> FlowId {
+        self.common.id
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.common.fault()
     }
 
     /// A batch came in.

@@ -12,8 +12,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use longhaul_broker::{ReadBatch, Reader, SourceError};
 use longhaul_event::{Event, Position, Start};
-use longhaul_link::class_to_wire;
 use longhaul_flow::{Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode, Span};
+use longhaul_link::class_to_wire;
 use longhaul_route::{CompiledRoute, Refusal};
 use longhaul_topology::{Class, FlowKey, OnPoison, RouteStart};
 use longhaul_wire::{BATCH_EVENTS_MAX, BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits};
@@ -175,12 +175,13 @@ impl Driver {
             self.submitting = None;
             self.owner.handle_link_down(now);
         }
-        if self.port.is_none() && !self.flow.drain.is_cancelled() {
-            if let Some(port) = self.flow.links.attach(&self.flow.key) {
-                self.encoder = BatchEncoder::new(*port.limits());
-                self.port = Some(port);
-                self.owner.handle_link_up(now);
-            }
+        if self.port.is_none()
+            && !self.flow.drain.is_cancelled()
+            && let Some(port) = self.flow.links.attach(&self.flow.key)
+        {
+            self.encoder = BatchEncoder::new(*port.limits());
+            self.port = Some(port);
+            self.owner.handle_link_up(now);
         }
     }
 
@@ -333,7 +334,10 @@ impl Driver {
     }
 
     fn may_send(&self) -> bool {
-        self.submitting.is_none() && !self.blocked && !self.flow.drain.is_cancelled() && self.owner.allowance().is_some()
+        self.submitting.is_none()
+            && !self.blocked
+            && !self.flow.drain.is_cancelled()
+            && self.owner.allowance().is_some()
     }
 
     /// Sends from the ring, batch after batch, until it is empty, or credit or the link's queue is full.
@@ -418,8 +422,10 @@ impl Driver {
                 flow.route.render(flow.to, event, &mut self.topic);
                 let provenance = flow.route.stamp(flow.to, event, admission, &self.topic);
                 let room = bytes_max.saturating_sub(self.encoder.len() as u64);
-                let fits = encoded_bound(event, &self.topic, &provenance) <= room && u64::from(self.encoder.count()) < events_max;
-                if !fits && !(self.encoder.is_empty() && allowance.overdraft) {
+                let fits = encoded_bound(event, &self.topic, &provenance) <= room
+                    && u64::from(self.encoder.count()) < events_max;
+                let alone = self.encoder.is_empty() && allowance.overdraft;
+                if !(fits || alone) {
                     end = event.offset;
                     break;
                 }
@@ -494,7 +500,9 @@ impl Driver {
                 self.blocked = false;
                 let _stale_is_fine = self.owner.handle_ack(now, path_epoch, durable, credit);
             }
-            Some(PortEvent::Reset { path_epoch, code, text, retry }) => self.handle_reset(path_epoch, code, &text, retry),
+            Some(PortEvent::Reset { path_epoch, code, text, retry }) => {
+                self.handle_reset(path_epoch, code, &text, retry);
+            }
             None => {}
         }
     }

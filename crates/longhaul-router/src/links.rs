@@ -132,7 +132,12 @@ pub(crate) struct Port {
 impl Links {
     /// No links yet.
     #[must_use]
-    pub(crate) fn new(dialer: Dialer, resolve: BTreeMap<String, String>, supervisor: Supervisor, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        dialer: Dialer,
+        resolve: BTreeMap<String, String>,
+        supervisor: Supervisor,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self { dialer, resolve, supervisor, metrics, state: Mutex::new(State::default()) })
     }
 
@@ -214,7 +219,12 @@ impl Links {
                 told = failed;
             }
             if !found.is_empty() {
-                dialled.retain(|address, stop| found.contains(address) || { stop.cancel(); false });
+                dialled.retain(|address, stop| {
+                    found.contains(address) || {
+                        stop.cancel();
+                        false
+                    }
+                });
             }
             for address in found {
                 dialled.entry(address).or_insert_with(|| self.start_dialling(&peer, address, &stop));
@@ -238,7 +248,12 @@ impl Links {
         (found, failed)
     }
 
-    fn start_dialling(self: &Arc<Self>, peer: &Peer, address: SocketAddr, stop: &CancellationToken) -> CancellationToken {
+    fn start_dialling(
+        self: &Arc<Self>,
+        peer: &Peer,
+        address: SocketAddr,
+        stop: &CancellationToken,
+    ) -> CancellationToken {
         let stop = stop.child_token();
         let (links, peer, token) = (Arc::clone(self), peer.clone(), stop.clone());
         self.lock().shown.insert((peer.region.clone(), address), Shown::default());
@@ -352,7 +367,11 @@ impl Drop for Unpublish<'_> {
         self.link.closed.cancel();
         self.link.ports().clear();
         let mut state = self.links.lock();
-        for shown in state.shown.values_mut().filter(|shown| shown.link.as_ref().is_some_and(|link| Arc::ptr_eq(link, self.link))) {
+        for shown in state
+            .shown
+            .values_mut()
+            .filter(|shown| shown.link.as_ref().is_some_and(|link| Arc::ptr_eq(link, self.link)))
+        {
             shown.link = None;
         }
         if let Some(live) = state.live.get(self.region) {
@@ -390,7 +409,9 @@ impl Link {
             return Ok(());
         }
         match port.frames.try_send(event) {
-            Err(mpsc::error::TrySendError::Full(_)) => Err(LinkError::Protocol { code: FLOODED, text: "a flow is flooded with answers".into() }),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Err(LinkError::Protocol { code: FLOODED, text: "a flow is flooded with answers".into() })
+            }
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use longhaul_event::Event;
 use longhaul_flow::Span;
@@ -39,6 +40,12 @@ impl Attachment {
     #[must_use]
     pub(crate) fn handle(&self) -> u32 {
         self.handle
+    }
+
+    /// The round trip of the connection as it is measured now.
+    #[must_use]
+    pub(crate) fn rtt(&self) -> Duration {
+        self.sender.stats().rtt
     }
 
     /// Sends a frame to the owner; one that cannot be sent means that the connection is gone, which shows by itself.

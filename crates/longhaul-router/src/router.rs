@@ -71,18 +71,32 @@ impl Router {
     /// # Errors
     /// [`StartError`] when certificates, listeners or the embedded store cannot be had.
     pub async fn start(documents: Documents, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let brokers = connect_brokers(&documents).await?;
+        Self::start_with(documents, brokers, metrics).await
+    }
+
+    /// Starts a router with connectors of the caller's own in place of those that its document describes; by name of the broker.
+    ///
+    /// # Errors
+    /// [`StartError`] when certificates or listeners cannot be had.
+    pub async fn start_with(
+        documents: Documents,
+        brokers: BTreeMap<String, Arc<dyn Connector>>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
         let config = documents.router.clone();
         let origin = Instant::now();
         let supervisor = Supervisor::new(Arc::clone(&metrics));
         let budget = Budget::new(config.memory_bytes);
         let world = world(&documents, 1);
         let live = Live::new(config.region.clone(), world);
-        let brokers = Arc::new(connect_brokers(&documents).await?);
+        let brokers = Arc::new(brokers);
 
         let identity = Arc::new(identity(&documents)?);
         let mut link_config = LinkConfig::new(Arc::clone(&identity), wall_ms());
         link_config.event_bytes_max = config.link.event_bytes_max;
-        let listener = Listener::bind(config.link.listen, &link_config).map_err(|error| StartError(error.to_string()))?;
+        let listener =
+            Listener::bind(config.link.listen, &link_config).map_err(|error| StartError(error.to_string()))?;
         let link_address = listener.local_addr().map_err(|error| StartError(error.to_string()))?;
         let dialer = Dialer::new(&link_config).map_err(|error| StartError(error.to_string()))?;
 
@@ -182,7 +196,8 @@ impl Shared {
     fn watch(self: &Arc<Self>) {
         let stop = self.supervisor.stop_token().child_token();
         let (shared, token) = (Arc::clone(self), stop.clone());
-        self.supervisor.spawn("document watch", stop.clone(), move || Arc::clone(&shared).watch_documents(token.clone()));
+        self.supervisor
+            .spawn("document watch", stop.clone(), move || Arc::clone(&shared).watch_documents(token.clone()));
         let (shared, token) = (Arc::clone(self), stop.clone());
         self.supervisor.spawn("metrics collection", stop, move || Arc::clone(&shared).collect_for_ever(token.clone()));
     }
@@ -259,4 +274,3 @@ async fn connect(access: &BrokerAccess, context: Context) -> Result<Arc<dyn Conn
         }
     })
 }
-

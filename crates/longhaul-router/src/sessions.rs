@@ -64,7 +64,9 @@ impl Sessions {
         });
         let (served, listener) = (Arc::clone(&sessions), Arc::new(tokio::sync::Mutex::new(listener)));
         let stop = supervisor.stop_token().child_token();
-        supervisor.spawn("link listener", stop.clone(), move || Arc::clone(&served).accept(Arc::clone(&listener), stop.clone()));
+        supervisor.spawn("link listener", stop.clone(), move || {
+            Arc::clone(&served).accept(Arc::clone(&listener), stop.clone())
+        });
         sessions
     }
 
@@ -179,7 +181,12 @@ impl Sessions {
         let id = attachment.id();
         let key = FlowKey { mesh: open.mesh, route: open.route, from: open.from, to: open.to };
         let (owner_epoch, path_epoch, partition) = (open.owner_epoch, open.path_epoch, open.partition);
-        let mailbox = self.appliers.put_open(&key, || Inbound::Open { attachment: attachment.clone(), owner_epoch, path_epoch, partition })?;
+        let mailbox = self.appliers.put_open(&key, || Inbound::Open {
+            attachment: attachment.clone(),
+            owner_epoch,
+            path_epoch,
+            partition,
+        })?;
         let mut flows = session.flows.write().unwrap_or_else(PoisonError::into_inner);
         flows.insert(open.handle, (mailbox, id));
         Ok(())
@@ -222,8 +229,7 @@ impl BatchHandler for Session {
             Ok(()) | Err(Refused::Closed) => Ok(()),
             Err(Refused::Flooded) => {
                 Err(Violation { code: FLOODED, text: "more was sent on a flow than its credit allows".into() })
-            },
+            }
         }
     }
 }
-

@@ -74,7 +74,8 @@ impl ShardHandle {
         let stop = supervisor.stop_token().child_token();
         let name = format!("shard {}", shared.shard.name);
         let (pumped, budget, token) = (Arc::clone(&shared), Arc::clone(budget), stop.clone());
-        supervisor.spawn(&name, stop.clone(), move || pump(Arc::clone(&pumped), budget.share(Use::Ring), token.clone()));
+        supervisor
+            .spawn(&name, stop.clone(), move || pump(Arc::clone(&pumped), budget.share(Use::Ring), token.clone()));
         Arc::new(Self { shared, _stop_pump: stop.drop_guard() })
     }
 
@@ -180,7 +181,9 @@ impl Member {
     pub(crate) fn holds(&self, position: Position) -> bool {
         let next = position.offset.wrapping_add(1);
         let range = self.shard.shared.lock().ring.range();
-        range.is_some_and(|(incarnation, base, head)| incarnation == position.incarnation && (base..=head).contains(&next))
+        range.is_some_and(|(incarnation, base, head)| {
+            incarnation == position.incarnation && (base..=head).contains(&next)
+        })
     }
 }
 
@@ -300,7 +303,11 @@ pub(crate) fn admit(context: &IngressContext, incarnation: u64, first: u64, read
     RingBatch { first, end: last.wrapping_add(1), events, admissions, bytes }
 }
 
-async fn open_only_reader(shared: &Shared, back_off: &mut BackOff, stop: &CancellationToken) -> Option<Box<dyn Reader>> {
+async fn open_only_reader(
+    shared: &Shared,
+    back_off: &mut BackOff,
+    stop: &CancellationToken,
+) -> Option<Box<dyn Reader>> {
     let opened = tokio::select! {
         biased;
         () = stop.cancelled() => return None,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use longhaul_broker::{Connector, Shard, Source, SourceError, SourceSpec};
 use longhaul_route::{CompiledRoute, IngressContext};
-use longhaul_telemetry::Metrics;
+use longhaul_telemetry::{Metrics, OutflowMetrics};
 use longhaul_topology::{FlowKey, SourceKind};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -69,14 +69,18 @@ pub(crate) struct Running {
 
 struct RunningRoute {
     hash: u64,
+    metrics: OutflowMetrics,
     stop: CancellationToken,
     state: Arc<RouteState>,
 }
 
+/// Where each flow stands, and what it reads, by the name of its shard.
+type FlowsByShard = HashMap<String, (Arc<FlowStatus>, Arc<ShardHandle>)>;
+
 /// What a running (route, destination) shows.
 #[derive(Default)]
 struct RouteState {
-    flows: Mutex<HashMap<String, (Arc<FlowStatus>, Arc<ShardHandle>)>>,
+    flows: Mutex<FlowsByShard>,
     error: Mutex<Option<String>>,
 }
 
@@ -100,13 +104,14 @@ impl Sources {
             if !stays {
                 route.stop.cancel();
             }
+            if !wanted.contains_key(key) {
+                route.metrics.remove();
+            }
             stays
         });
         for ((name, to), route) in wanted {
             let key = (name, to);
-            if !running.routes.contains_key(&key) {
-                running.routes.insert(key, self.start_route(&world.mesh.name, route, to));
-            }
+            running.routes.entry(key).or_insert_with(|| self.start_route(&world.mesh.name, route, to));
         }
     }
 
@@ -131,7 +136,8 @@ impl Sources {
         let running = self.lock();
         let view = |route: &Arc<CompiledRoute>| {
             let declared = route.route();
-            let states: Vec<_> = (0..declared.to.len()).filter_map(|to| running.routes.get(&(declared.name.clone(), to))).collect();
+            let states: Vec<_> =
+                (0..declared.to.len()).filter_map(|to| running.routes.get(&(declared.name.clone(), to))).collect();
             RouteView {
                 name: declared.name.clone(),
                 from: place(&declared.from.region, &declared.from.broker),
@@ -160,13 +166,17 @@ impl Sources {
         });
         let name = format!("route {}", route.route().name);
         self.supervisor.spawn(&name, stop.clone(), move || Arc::clone(&runner).run());
-        RunningRoute { hash: route.hash_to(to), stop, state }
+        let (from, goes) = (&route.route().from, &route.route().to[to]);
+        let (from, goes) = (place(&from.region, &from.broker), place(&goes.region, &goes.broker));
+        let metrics = self.metrics.outflow(&route.route().name, &from, &goes);
+        RunningRoute { hash: route.hash_to(to), metrics, stop, state }
     }
 
     /// The shared source of that spec, made when nobody has it.
     fn source(&self, broker: &str, spec: SourceSpec) -> Result<Arc<SharedSource>, SourceError> {
         let connector = self.brokers.get(broker);
-        let connector = connector.ok_or_else(|| SourceError::Config(format!("this router does not know the broker {broker}")))?;
+        let connector =
+            connector.ok_or_else(|| SourceError::Config(format!("this router does not know the broker {broker}")))?;
         let key = (broker.to_owned(), spec.clone());
         let mut running = self.lock();
         running.shared.retain(|_, source| source.strong_count() > 0);
@@ -180,12 +190,12 @@ impl Sources {
 }
 
 impl RouteState {
-    fn flows(&self) -> MutexGuard<'_, HashMap<String, (Arc<FlowStatus>, Arc<ShardHandle>)>> {
+    fn flows(&self) -> MutexGuard<'_, FlowsByShard> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn views(&self) -> Vec<FlowView> {
-        self.flows().values().map(|(status, shard)| status.view(shard.end())).collect()
+        self.flows().values().map(|(status, shard)| status.view(shard.end(), shard.error())).collect()
     }
 
     fn error(&self) -> Option<String> {
@@ -240,9 +250,11 @@ impl RouteRunner {
         let mut flows: HashMap<String, CancellationToken> = HashMap::new();
         loop {
             let now = Arc::clone(&shards.borrow_and_update());
-            flows.retain(|name, stop| now.iter().any(|shard| &shard.name == name) || {
-                self.stop_flow(name, stop);
-                false
+            flows.retain(|name, stop| {
+                now.iter().any(|shard| &shard.name == name) || {
+                    self.stop_flow(name, stop);
+                    false
+                }
             });
             for shard in now.iter() {
                 flows.entry(shard.name.clone()).or_insert_with(|| self.start_flow(source, shard));
@@ -280,7 +292,8 @@ impl RouteRunner {
             from: (route.from.region.clone(), route.from.broker.clone(), shard.name.clone()),
             to: (to.region.clone(), to.broker.clone()),
         };
-        let metrics = sources.metrics.outflow(&key.route, &place(&key.from.0, &key.from.1), &place(&key.to.0, &key.to.1));
+        let metrics =
+            sources.metrics.outflow(&key.route, &place(&key.from.0, &key.from.1), &place(&key.to.0, &key.to.1));
         let status = Arc::new(FlowStatus::new(key.clone(), metrics));
         let handle = self.shard(source, shard);
         self.state.flows().insert(shard.name.clone(), (Arc::clone(&status), Arc::clone(&handle)));
@@ -309,9 +322,15 @@ impl RouteRunner {
             return handle;
         }
         let from = &self.route.route().from;
-        let context = IngressContext::new(&self.mesh, &from.region, &from.broker, &shard.name).with_replayable(shard.replayable);
-        let handle =
-            ShardHandle::start(shard.clone(), Arc::clone(&source.source), context, &self.sources.budget, &self.sources.supervisor);
+        let context =
+            IngressContext::new(&self.mesh, &from.region, &from.broker, &shard.name).with_replayable(shard.replayable);
+        let handle = ShardHandle::start(
+            shard.clone(),
+            Arc::clone(&source.source),
+            context,
+            &self.sources.budget,
+            &self.sources.supervisor,
+        );
         shards.insert(shard.name.clone(), Arc::downgrade(&handle));
         handle
     }

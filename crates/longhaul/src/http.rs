@@ -21,11 +21,13 @@ pub(crate) struct Call<'a> {
 pub(crate) async fn send(call: Call<'_>) -> Result<Response<Incoming>, Failure> {
     let rest = call.url.strip_prefix("http://");
     let rest = rest.ok_or_else(|| Failure::Usage(format!("{}: only http:// addresses are spoken to", call.url)))?;
-    let (host, path) = rest.split_once('/').map_or((rest, String::from("/")), |(host, path)| (host, format!("/{path}")));
+    let (host, path) =
+        rest.split_once('/').map_or((rest, String::from("/")), |(host, path)| (host, format!("/{path}")));
     let unreachable = |error: String| Failure::wrong(format!("cannot reach http://{host}: {error}"));
     let stream = TcpStream::connect(host).await.map_err(|error| unreachable(error.to_string()))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(error.to_string()))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
     tokio::spawn(connection);
     let mut request = Request::builder().method(call.method).uri(path).header("host", host);
     for (name, value) in &call.headers {

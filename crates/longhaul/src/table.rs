@@ -7,13 +7,16 @@ pub(crate) fn render(headings: &[&str], rows: &[Vec<String>]) -> String {
         cells.chain([headings[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
-    let numeric: Vec<bool> = (0..headings.len())
-        .map(|column| !rows.is_empty() && rows.iter().all(|row| is_number(&row[column])))
-        .collect();
+    let numeric: Vec<bool> =
+        (0..headings.len()).map(|column| !rows.is_empty() && rows.iter().all(|row| is_number(&row[column]))).collect();
     let line = |cells: Vec<&str>| {
         let cells = cells.iter().zip(&widths).zip(&numeric);
         let padded: Vec<String> = cells
-            .map(|((cell, &width), &numeric)| if numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") })
+            .map(
+                |((cell, &width), &numeric)| {
+                    if numeric { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+                },
+            )
             .collect();
         padded.join("  ").trim_end().to_owned()
     };

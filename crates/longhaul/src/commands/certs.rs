@@ -20,18 +20,22 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    std::fs::create_dir_all(&arguments.out).map_err(|error| Failure::wrong(format!("{}: {error}", arguments.out.display())))?;
+    std::fs::create_dir_all(&arguments.out)
+        .map_err(|error| Failure::wrong(format!("{}: {error}", arguments.out.display())))?;
     let ca = authority(&arguments.out, &arguments.mesh)?;
     for router in &arguments.routers {
         let (region, name) =
             router.split_once('/').ok_or_else(|| Failure::Usage(format!("--router {router}: write region/router")))?;
         let pem = certs::make_router(&ca, &arguments.mesh, region, name, &[]).map_err(Failure::wrong)?;
-        let files = certs::write(&arguments.out, &format!("{region}-{name}"), &ca.cert, &pem).map_err(Failure::wrong)?;
+        let files =
+            certs::write(&arguments.out, &format!("{region}-{name}"), &ca.cert, &pem).map_err(Failure::wrong)?;
         println!("{}", files.cert.display());
         println!("{}", files.key.display());
     }
     eprintln!("These certificates are for development: the authority's key lies beside them.");
-    eprintln!("In production, have your own authority sign a URI name longhaul://<mesh>/<region>/<router> for each router.");
+    eprintln!(
+        "In production, have your own authority sign a URI name longhaul://<mesh>/<region>/<router> for each router."
+    );
     Ok(())
 }
 

@@ -29,7 +29,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(line) = lines.next_line().await.map_err(|error| Failure::wrong(format!("cannot read the input: {error}")))? {
+    while let Some(line) =
+        lines.next_line().await.map_err(|error| Failure::wrong(format!("cannot read the input: {error}")))?
+    {
         println!("{}", publish(&arguments, line).await?);
     }
     Ok(())

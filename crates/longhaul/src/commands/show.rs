@@ -3,9 +3,9 @@
 use longhaul_router::{BrokerView, FlowView, LinksView, MeshView, RouteView};
 use serde::Serialize;
 
+use crate::Failure;
 use crate::http::get_json;
 use crate::table::{or_dash, render};
-use crate::Failure;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -79,9 +79,19 @@ pub(crate) async fn routes(arguments: &Arguments) -> Result<(), Failure> {
     arguments.print(&arguments.get::<Vec<RouteView>>("routes").await?, |routes| {
         let row = |route: &RouteView| {
             let error = route.error.clone().unwrap_or_default();
-            vec![route.name.clone(), route.from.clone(), route.to.join(", "), route.guarantee.clone(), route.flows.to_string(), error]
+            vec![
+                route.name.clone(),
+                route.from.clone(),
+                route.to.join(", "),
+                route.guarantee.clone(),
+                route.flows.to_string(),
+                error,
+            ]
         };
-        render(&["ROUTE", "FROM", "TO", "GUARANTEE", "FLOWS HERE", "ERROR"], &routes.iter().map(row).collect::<Vec<_>>())
+        render(
+            &["ROUTE", "FROM", "TO", "GUARANTEE", "FLOWS HERE", "ERROR"],
+            &routes.iter().map(row).collect::<Vec<_>>(),
+        )
     })
 }
 

@@ -48,7 +48,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         let router = Router::start(documents, Metrics::new()).await;
         let router = router.map_err(|error| Failure::wrong(format!("{}: {error}", region.name)))?;
         let admin = Admin::start(listen, router.clone(), None).await;
-        let admin = admin.map_err(|error| Failure::wrong(format!("{}: admin listener {listen}: {error}", region.name)))?;
+        let admin =
+            admin.map_err(|error| Failure::wrong(format!("{}: admin listener {listen}: {error}", region.name)))?;
         running.push(Running { region, router, admin });
     }
     println!("{}", introduction(&arguments, &running));
@@ -87,7 +88,11 @@ fn introduction(arguments: &Arguments, running: &[Running]) -> String {
         "Watch what reaches the second region, in another terminal:".to_owned(),
         format!("  {} subscribe --broker {} '{}.>'", program(), second.broker_url(), first.name),
         "Publish into the first one:".to_owned(),
-        format!("  {} publish --broker {} orders.created '{{\"total\": 42}}' --key customer-7", program(), first.broker_url()),
+        format!(
+            "  {} publish --broker {} orders.created '{{\"total\": 42}}' --key customer-7",
+            program(),
+            first.broker_url()
+        ),
         "Look at a router:".to_owned(),
         format!("  {} status --admin http://{}", program(), running[0].admin.address()),
         String::new(),

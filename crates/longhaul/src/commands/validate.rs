@@ -25,7 +25,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
         }
     }
-    if wrong == 0 { Ok(()) } else { Err(Failure::Wrong(format!("{wrong} of {} documents are wrong", arguments.files.len()))) }
+    if wrong == 0 {
+        Ok(())
+    } else {
+        Err(Failure::Wrong(format!("{wrong} of {} documents are wrong", arguments.files.len())))
+    }
 }
 
 /// Checks one document; a router document together with the mesh document that it names.

@@ -106,7 +106,9 @@ fn mesh_document(ports: &[Ports]) -> String {
     }
     text += "# What is published as orders.* in one region arrives in the others under that region's name.\nroutes:\n";
     for from in REGIONS {
-        text += &format!("  - name: orders-of-{from}\n    from: {{region: {from}, broker: events, topics: [\"orders.>\"]}}\n    to:\n");
+        text += &format!(
+            "  - name: orders-of-{from}\n    from: {{region: {from}, broker: events, topics: [\"orders.>\"]}}\n    to:\n"
+        );
         for to in REGIONS.iter().filter(|to| **to != from) {
             text += &format!("      - {{region: {to}, broker: events, topic: \"{from}.{{topic}}\"}}\n");
         }
