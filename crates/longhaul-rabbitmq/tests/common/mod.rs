@@ -95,7 +95,8 @@ pub fn number(event: &Event) -> u64 {
 pub async fn up(connector: &RabbitMqConnector) {
     let mut health = connector.health();
     let up = timeout(PATIENCE, health.wait_for(|health| *health == Health::Up)).await;
-    up.expect("the connector comes up").expect("the connector is there");
+    let Ok(up) = up else { panic!("the connector does not come up, it is {:?}", connector.health().borrow()) };
+    up.expect("the connector is there");
 }
 
 pub async fn down(connector: &RabbitMqConnector) -> String {
