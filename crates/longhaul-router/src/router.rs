@@ -109,7 +109,7 @@ impl Router {
             origin,
         );
         let sessions = Sessions::start(listener, Arc::clone(&appliers), &supervisor);
-        let links = Links::new(dialer, config.resolve.clone(), supervisor.clone(), Arc::clone(&metrics));
+        let links = Links::new(dialer, config.resolve, supervisor.clone(), Arc::clone(&metrics));
         let sources = Arc::new(Sources {
             brokers: Arc::clone(&brokers),
             links: Arc::clone(&links),
