@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::client::Link;
 use crate::config::Access;
 use crate::health::Board;
-use crate::sink::NatsSink;
+use crate::sink::{Memories, NatsSink};
 use crate::source::{CoreSource, Selection, StreamSource};
 
 /// One NATS cluster of this region.
@@ -25,6 +25,7 @@ pub struct NatsConnector {
     board: Board,
     writing: Arc<Link>,
     reading: OnceLock<Arc<Link>>,
+    memories: Arc<Memories>,
 }
 
 impl NatsConnector {
@@ -38,7 +39,8 @@ impl NatsConnector {
         let access = Arc::new(Access::new(cfg, name)?);
         let board = Board::new();
         let writing = Arc::new(Link::start(access.clone(), board.report()));
-        Ok(Arc::new(Self { ctx, access, runtime, board, writing, reading: OnceLock::new() }))
+        let (reading, memories) = (OnceLock::new(), Arc::default());
+        Ok(Arc::new(Self { ctx, access, runtime, board, writing, reading, memories }))
     }
 
     fn reading(&self) -> Arc<Link> {
@@ -85,6 +87,7 @@ impl Connector for NatsConnector {
             SinkKind::CoreNats => false,
             _ => return Err(SinkError::Config("this broker is NATS; the route writes another kind".to_owned())),
         };
-        Ok(Arc::new(NatsSink::new(self.writing.clone(), streams, self.access.create_streams())))
+        let memories = self.memories.clone();
+        Ok(Arc::new(NatsSink::new(self.writing.clone(), streams, self.access.create_streams(), memories)))
     }
 }

@@ -35,24 +35,32 @@ pub(crate) struct Memory {
     pub(crate) careful: u32,
 }
 
+/// The memories of all flows that this connector ever wrote, whatever sink opened them; flows are declared and few.
+#[derive(Debug, Default)]
+pub(crate) struct Memories(Mutex<HashMap<FlowId, Arc<tokio::sync::Mutex<Memory>>>>);
+
+impl Memories {
+    fn of(&self, flow: FlowId) -> Arc<tokio::sync::Mutex<Memory>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(flow).or_default().clone()
+    }
+}
+
 /// Writes to streams, or to core NATS.
 pub(crate) struct NatsSink {
     link: Arc<Link>,
     streams: bool,
     create_streams: bool,
-    /// One per flow that was ever opened; flows are declared and few.
-    memories: Mutex<HashMap<FlowId, Arc<tokio::sync::Mutex<Memory>>>>,
+    memories: Arc<Memories>,
 }
 
 impl NatsSink {
     /// A sink to streams, or else to core NATS.
-    pub(crate) fn new(link: Arc<Link>, streams: bool, create_streams: bool) -> Self {
-        Self { link, streams, create_streams, memories: Mutex::default() }
+    pub(crate) fn new(link: Arc<Link>, streams: bool, create_streams: bool, memories: Arc<Memories>) -> Self {
+        Self { link, streams, create_streams, memories }
     }
 
     async fn open_flow(&self, flow: &FlowKey) -> Result<Opened, SinkError> {
-        let memory = self.memories.lock().unwrap_or_else(PoisonError::into_inner).entry(flow.id()).or_default().clone();
-        let memory = tokio::time::timeout(SETTLE_MAX, memory.lock_owned()).await;
+        let memory = tokio::time::timeout(SETTLE_MAX, self.memories.of(flow.id()).lock_owned()).await;
         let memory =
             memory.map_err(|_| SinkError::Transient("an earlier writer of this flow is not done".to_owned()))?;
         let session = self.link.session().await?;

@@ -84,6 +84,36 @@ async fn too_large_for_the_stream_is_found_before_anything_behind_it_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_in_the_middle_that_passes_never_turns_the_order_around() {
+    let nats = Nats::start_with("").expect("a server");
+    let js = async_nats::jetstream::new(client(&nats).await);
+    let config = |max_message_size| async_nats::jetstream::stream::Config {
+        name: "S".to_owned(),
+        subjects: vec!["a.x".to_owned()],
+        max_message_size,
+        ..Default::default()
+    };
+    js.create_stream(config(2000)).await.expect("a stream");
+    let connector = connector(access(&nats));
+    up(&connector).await;
+    let events: Vec<_> = (0..5).map(|n| sized(n, "a.x", if n == 1 { 1000 } else { 10 })).collect();
+    let (mut first, _) = writer(&connector, sink_spec(), &flow("f")).await;
+    js.update_stream(config(500)).await.expect("shrunk");
+    assert!(matches!(write(&mut *first, events.clone()).await, Err(SinkError::Transient(_))));
+    drop(first);
+    js.update_stream(config(2000)).await.expect("as before");
+    let (mut second, _) = writer(&connector, sink_spec(), &flow("f")).await;
+    write(&mut *second, events).await.expect("written");
+
+    let stored = usize::try_from(count(&js, "S").await).expect("few");
+    let source = connector.source(named("S", &[])).expect("a source");
+    let mut reader = reader(&*source, &shard(&*source).await, Start::Earliest).await;
+    let ids: Vec<u128> = read_some(&mut *reader, stored).await.0.iter().map(|event| event.id.0).collect();
+    assert!(ids.len() > 5, "nothing behind the refused event was stored before it: the test shows nothing");
+    assert_eq!(ids[ids.len() - 5..], [1, 2, 3, 4, 5], "a repeated tail, in order: {ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn max_payload_counts_headers() {
     let nats = Nats::start_with("max_payload: 8192").expect("a server");
     stream(&nats, "S", &["a.>"]).await;

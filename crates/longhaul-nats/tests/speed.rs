@@ -6,6 +6,7 @@ mod support;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use longhaul_broker::Connector;
 use longhaul_event::{Event, Start};
 use longhaul_test_brokers::nats::Nats;
@@ -41,4 +42,32 @@ async fn events_per_second() {
         batches += 1;
     }
     println!("read: {:.0} events/s in batches of {}", EVENTS as f64 / begin.elapsed().as_secs_f64(), count / batches);
+    anchor(&nats, payload).await;
+}
+
+/// The same by the bare client, with its own window and its own pull consumer: what there is to compare with.
+#[expect(clippy::print_stdout, reason = "figures are what this file is for")]
+async fn anchor(nats: &Nats, payload: Bytes) {
+    let js = stream(nats, "T", &["t.>"]).await;
+    let begin = Instant::now();
+    let mut acks = std::collections::VecDeque::new();
+    for _ in 0..EVENTS {
+        acks.push_back(js.publish("t.x", payload.clone()).await.expect("sent"));
+        if acks.len() == 1024 {
+            acks.pop_front().expect("one").await.expect("stored");
+        }
+    }
+    for ack in acks {
+        ack.await.expect("stored");
+    }
+    println!("bare client, written: {:.0} messages/s, without headers", EVENTS as f64 / begin.elapsed().as_secs_f64());
+    let config = async_nats::jetstream::consumer::pull::Config {
+        ack_policy: async_nats::jetstream::consumer::AckPolicy::None,
+        ..Default::default()
+    };
+    let consumer = js.get_stream("S").await.expect("S").create_consumer(config).await.expect("a consumer");
+    let begin = Instant::now();
+    let messages = consumer.stream().max_messages_per_batch(1000).messages().await.expect("messages");
+    let count = messages.take(EVENTS as usize).count().await;
+    println!("bare client, read: {:.0} messages/s", count as f64 / begin.elapsed().as_secs_f64());
 }
