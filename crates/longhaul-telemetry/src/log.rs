@@ -53,7 +53,9 @@ fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(filter).map_err(|error| LogError(format!("the log filter {filter:?}: {error}")))?;
+    // lapin logs whole returned messages; payloads have no place in a log. Who asks for it by name gets it.
+    let filter = EnvFilter::try_new(format!("lapin=off,{filter}"))
+        .map_err(|error| LogError(format!("the log filter {filter:?}: {error}")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(writer);
     Ok(match format {
         LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),

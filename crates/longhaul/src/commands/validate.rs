@@ -44,7 +44,7 @@ fn check(file: &Path) -> Result<&'static str, String> {
             let file_text = |path: &Path| std::fs::read_to_string(path);
             let router = longhaul_config::load_router(file, &text, &env, &file_text).map_err(wrong)?;
             let mesh = longhaul_config::load_mesh(&router.mesh, &read(&router.mesh)?).map_err(wrong)?;
-            longhaul_config::check_pair(&router, &mesh).map(|()| "Router").map_err(wrong)
+            longhaul_config::check_pair_in(file, &text, &router, &mesh).map(|()| "Router").map_err(wrong)
         }
         None => Err(format!("{}: neither a Mesh nor a Router: the key `kind` must say which\n", file.display())),
     }
