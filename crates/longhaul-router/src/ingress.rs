@@ -16,7 +16,9 @@ use longhaul_flow::{Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCod
 use longhaul_link::class_to_wire;
 use longhaul_route::{CompiledRoute, Refusal};
 use longhaul_topology::{Class, FlowKey, OnPoison, RouteStart};
-use longhaul_wire::{BATCH_EVENTS_MAX, BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits};
+use longhaul_wire::{
+    BATCH_EVENTS_MAX, BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits, WireError,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -430,7 +432,7 @@ impl Driver {
                     break;
                 }
                 if let Err(error) = self.encoder.push(event, &self.topic, &provenance) {
-                    if drops {
+                    if drops && !matches!(error, WireError::BatchFull) {
                         self.refusals.add(Refusal::TooLarge);
                     } else if self.encoder.is_empty() {
                         return self.cannot_carry(event.offset, &error.to_string());

@@ -30,6 +30,11 @@ use crate::supervise::Supervisor;
 
 /// How long a drain waits for what is under way.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
+/// What an event may have beside its payload: key, headers, topic. `max_event` speaks of the payload alone, so that the largest message that a
+/// broker takes by default still travels with its key and headers.
+const ENVELOPE_BYTES: u32 = 128 << 10;
+/// What the mesh adds to an event on its way: provenance, a longer topic.
+const STAMP_BYTES: u32 = 4 << 10;
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running router.
@@ -94,7 +99,7 @@ impl Router {
 
         let identity = Arc::new(identity(&documents)?);
         let mut link_config = LinkConfig::new(Arc::clone(&identity), wall_ms());
-        link_config.event_bytes_max = config.link.event_bytes_max;
+        link_config.event_bytes_max = config.link.event_bytes_max.saturating_add(ENVELOPE_BYTES + STAMP_BYTES);
         let listener =
             Listener::bind(config.link.listen, &link_config).map_err(|error| StartError(error.to_string()))?;
         let link_address = listener.local_addr().map_err(|error| StartError(error.to_string()))?;
@@ -256,7 +261,12 @@ async fn connect_brokers(documents: &Documents) -> Result<BTreeMap<String, Arc<d
             broker: name.clone(),
             router: config.name.clone(),
             cluster: Place::of(&mesh.name, &config.region, name).cluster,
-            event_bytes_max: usize::try_from(config.link.event_bytes_max).unwrap_or(usize::MAX),
+            event_bytes_max: usize::try_from(match access {
+                // Counts payload and key each for itself.
+                BrokerAccess::Embedded(_) => config.link.event_bytes_max,
+                _ => config.link.event_bytes_max.saturating_add(ENVELOPE_BYTES),
+            })
+            .unwrap_or(usize::MAX),
         };
         let connector = connect(access, context).await;
         brokers.insert(name.clone(), connector.map_err(|error| StartError(format!("broker {name}: {error}")))?);
