@@ -27,6 +27,7 @@ pub struct Mesh {
     routes: String,
     extra: String,
     memory: String,
+    event_max: String,
 }
 
 /// A region of the mesh: one router, its brokers.
@@ -53,7 +54,15 @@ impl Mesh {
         let ca = certs::make_ca(MESH).expect("an authority");
         let region = |name: &&str| ((*name).to_owned(), Region::new(name));
         let regions = regions.iter().map(region).collect();
-        Self { folder, ca, regions, routes: String::new(), extra: String::new(), memory: "256MiB".into() }
+        Self {
+            folder,
+            ca,
+            regions,
+            routes: String::new(),
+            extra: String::new(),
+            memory: "256MiB".into(),
+            event_max: "1MiB".into(),
+        }
     }
 
     /// Adds a broker to a region. `declared` is the broker of the mesh document (`kafka: {}`), `access` that of the router document
@@ -105,6 +114,13 @@ impl Mesh {
     #[must_use]
     pub fn memory(mut self, text: &str) -> Self {
         text.clone_into(&mut self.memory);
+        self
+    }
+
+    /// Sets the largest event of every link.
+    #[must_use]
+    pub fn event_max(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.event_max);
         self
     }
 
@@ -200,9 +216,9 @@ impl Mesh {
         let name = &region.name;
         let mut text = format!(
             "apiVersion: longhaul/v1\nkind: Router\nregion: {name}\nname: router-1\nmesh: mesh.yaml\n\
-             link:\n  listen: \"127.0.0.1:{}\"\n  tls: {{cert: {name}.crt, key: {name}.key, ca: ca.crt}}\n\
+             link:\n  listen: \"127.0.0.1:{}\"\n  tls: {{cert: {name}.crt, key: {name}.key, ca: ca.crt}}\n  max_event: {}\n\
              admin: {{listen: \"127.0.0.1:{}\", token: test-token}}\nmemory: {}\nbrokers:\n",
-            region.link_port, region.admin_port, self.memory
+            region.link_port, self.event_max, region.admin_port, self.memory
         );
         for access in &region.access {
             let _ = writeln!(text, "  {access}");
@@ -383,7 +399,8 @@ pub async fn get(url: &str) -> Option<(u16, String)> {
     let stream = tokio::net::TcpStream::connect(host).await.ok()?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     tokio::spawn(connection);
-    let request = hyper::Request::get(format!("/{path}")).header("host", host).body(Empty::<bytes::Bytes>::new()).ok()?;
+    let request =
+        hyper::Request::get(format!("/{path}")).header("host", host).body(Empty::<bytes::Bytes>::new()).ok()?;
     let response = sender.send_request(request).await.ok()?;
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.ok()?.to_bytes();

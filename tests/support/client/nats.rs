@@ -1,0 +1,127 @@
+//! A NATS client: async-nats, with JetStream acknowledgements. All topics of a test lie in one stream.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
+use async_nats::jetstream::stream::Config;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::{StreamExt, TryStreamExt};
+use longhaul_test_brokers::nats;
+
+use super::{Tally, lift};
+use crate::sample::{Arrived, Sample};
+
+/// The stream of every test.
+const STREAM: &str = "EVENTS";
+const KEY: &str = "Longhaul-Key";
+const KEY_BASE64: &str = "Longhaul-Key-B64";
+const ACKS_MAX: usize = 1_000;
+
+/// A client; every operation has a connection of its own.
+pub struct Nats {
+    url: String,
+}
+
+impl Nats {
+    /// A client of that server.
+    #[must_use]
+    pub fn new(server: &nats::Nats) -> Self {
+        Self { url: server.url() }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(async_nats::connect(&self.url).await.expect("the server takes connections"))
+    }
+
+    pub(super) async fn prepare(&self, topics: &[&str]) {
+        let subjects = topics.iter().map(|&topic| topic.to_owned()).collect();
+        let config = Config { name: STREAM.to_owned(), subjects, ..Config::default() };
+        self.jetstream().await.create_stream(config).await.expect("a stream");
+    }
+
+    pub(super) async fn produce(&self, samples: &[Sample]) {
+        let jetstream = self.jetstream().await;
+        let mut waiting = VecDeque::new();
+        for sample in samples {
+            let sent =
+                jetstream.publish_with_headers(sample.topic.clone(), headers(sample), sample.payload.clone().into());
+            waiting.push_back(sent.await.expect("the server takes it"));
+            if waiting.len() > ACKS_MAX {
+                waiting.pop_front().expect("there is one").await.expect("it is stored");
+            }
+        }
+        for stored in waiting {
+            stored.await.expect("it is stored");
+        }
+    }
+
+    pub(super) async fn count(&self, topic: &str) -> usize {
+        let stream = self.jetstream().await.get_stream(STREAM).await.expect("the stream");
+        let mut subjects = stream.info_with_subjects(topic).await.expect("the stream answers");
+        match subjects.try_next().await.expect("the stream answers") {
+            Some((_, count)) => count,
+            None => 0,
+        }
+    }
+
+    pub(super) async fn consume(&self, topic: &str, mut tally: Tally) -> Vec<Arrived> {
+        let stream = self.jetstream().await.get_stream(STREAM).await.expect("the stream");
+        let config = pull::OrderedConfig {
+            filter_subject: topic.to_owned(),
+            deliver_policy: DeliverPolicy::All,
+            ..pull::OrderedConfig::default()
+        };
+        let consumer = stream.create_consumer(config).await.expect("a consumer");
+        debug_assert_eq!(consumer.cached_info().config.ack_policy, AckPolicy::None);
+        let mut messages = consumer.messages().await.expect("messages");
+        while let Ok(next) = tokio::time::timeout(tally.left(), messages.next()).await {
+            let message = next.expect("the server goes on").expect("a message");
+            tally.push(arrived(&message));
+        }
+        tally.finish()
+    }
+
+    /// Waits until the server and its stream are back after a restart.
+    pub async fn wait(&self) {
+        crate::wait::until("the stream is there again", Duration::from_secs(30), async || {
+            let client = async_nats::connect(&self.url).await.ok()?;
+            jetstream::new(client).get_stream(STREAM).await.ok().map(drop)
+        })
+        .await;
+    }
+}
+
+fn headers(sample: &Sample) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in &sample.headers {
+        map.append(name.as_str(), std::str::from_utf8(value).expect("NATS headers are text"));
+    }
+    if let Some(key) = &sample.key {
+        map.append(KEY, std::str::from_utf8(key).expect("NATS headers are text"));
+    }
+    map
+}
+
+/// Names have no order in NATS: they come sorted here, the values of each in their order.
+fn arrived(message: &async_nats::Message) -> Arrived {
+    let mut headers = Vec::new();
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        headers.extend(values.iter().map(|value| (name.to_string(), value.as_str().as_bytes().to_vec())));
+    }
+    headers.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let binary = headers.iter().find(|(name, _)| name == KEY_BASE64);
+    let binary = binary.map(|(_, value)| STANDARD.decode(value).expect("base64"));
+    let (key, id) = lift(&mut headers);
+    let event =
+        Sample { topic: message.subject.to_string(), key: key.or(binary), headers, payload: message.payload.to_vec() };
+    Arrived { event, id }
+}

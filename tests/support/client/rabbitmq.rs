@@ -1,0 +1,158 @@
+//! A RabbitMQ client: lapin, with publisher confirms. A topic is a routing key of one topic exchange, and has a queue of its name.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, ByteArray, FieldTable, LongString};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind};
+use longhaul_test_brokers::rabbitmq;
+
+use super::{Tally, lift};
+use crate::sample::{Arrived, Sample};
+
+/// The exchange of every test.
+pub const EXCHANGE: &str = "events";
+const KEY: &str = "x-longhaul-key";
+/// A header of this name is sent as a number of AMQP, to see that types survive.
+pub const TYPED: &str = "typed-number";
+const CONFIRMS_MAX: usize = 1_000;
+const PERSISTENT: u8 = 2;
+
+/// A client; every operation has a connection of its own.
+pub struct RabbitMq {
+    uri: String,
+}
+
+impl RabbitMq {
+    /// A client of that broker.
+    #[must_use]
+    pub fn new(broker: &rabbitmq::RabbitMq) -> Self {
+        Self { uri: broker.uri().to_owned() }
+    }
+
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    async fn channel(&self) -> (Connection, Channel) {
+        let end = Instant::now() + Duration::from_secs(30);
+        let connection = loop {
+            match Connection::connect(&self.uri, ConnectionProperties::default()).await {
+                Ok(connection) => break connection,
+                Err(error) => assert!(Instant::now() < end, "RabbitMQ takes no connections: {error}"),
+            }
+            // It takes some a while after it opened its port.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let channel = connection.create_channel().await.expect("a channel");
+        (connection, channel)
+    }
+
+    pub(super) async fn prepare(&self, topics: &[&str]) {
+        let (_connection, channel) = self.channel().await;
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let declared = channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, durable, FieldTable::default());
+        declared.await.expect("an exchange");
+        for topic in topics {
+            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare((*topic).into(), durable, FieldTable::default()).await.expect("a queue");
+            let bound = channel.queue_bind(
+                (*topic).into(),
+                EXCHANGE.into(),
+                (*topic).into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            bound.await.expect("a binding");
+        }
+    }
+
+    pub(super) async fn produce(&self, samples: &[Sample]) {
+        let (_connection, channel) = self.channel().await;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirmations");
+        let mut waiting = VecDeque::new();
+        for sample in samples {
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let topic = sample.topic.as_str().into();
+            let sent =
+                channel.basic_publish(EXCHANGE.into(), topic, options, &sample.payload, properties(sample)).await;
+            waiting.push_back(sent.expect("RabbitMQ takes it"));
+            if waiting.len() > CONFIRMS_MAX {
+                confirmed(waiting.pop_front().expect("there is one").await);
+            }
+        }
+        for confirm in waiting {
+            confirmed(confirm.await);
+        }
+    }
+
+    pub(super) async fn count(&self, topic: &str) -> usize {
+        let (_connection, channel) = self.channel().await;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare(topic.into(), passive, FieldTable::default()).await.expect("a queue");
+        usize::try_from(queue.message_count()).expect("32 bits")
+    }
+
+    /// Takes everything out of the queue.
+    pub(super) async fn consume(&self, topic: &str, mut tally: Tally) -> Vec<Arrived> {
+        let (_connection, channel) = self.channel().await;
+        channel.basic_qos(1_000, BasicQosOptions::default()).await.expect("a prefetch");
+        let consumer =
+            channel.basic_consume(topic.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let mut consumer = consumer.await.expect("a consumer");
+        while let Ok(next) = tokio::time::timeout(tally.left(), consumer.next()).await {
+            let delivery = next.expect("RabbitMQ goes on").expect("a delivery");
+            delivery.ack(BasicAckOptions::default()).await.expect("an acknowledgement");
+            let routing_key = delivery.routing_key.as_str().to_owned();
+            tally.push(arrived(routing_key, &delivery.properties, delivery.data));
+        }
+        tally.finish()
+    }
+}
+
+fn confirmed(confirmation: lapin::Result<Confirmation>) {
+    match confirmation.expect("RabbitMQ answers") {
+        Confirmation::Ack(None) => {}
+        other => panic!("RabbitMQ did not store a message of the test: {other:?}"),
+    }
+}
+
+fn properties(sample: &Sample) -> BasicProperties {
+    let mut table = FieldTable::default();
+    for (name, value) in &sample.headers {
+        assert!(!table.contains_key(name), "AMQP has no repeated headers");
+        table.insert(name.as_str().into(), to_amqp(name, value));
+    }
+    if let Some(key) = &sample.key {
+        table.insert(KEY.into(), AMQPValue::LongString(LongString::from(key.clone())));
+    }
+    BasicProperties::default().with_headers(table).with_delivery_mode(PERSISTENT)
+}
+
+fn to_amqp(name: &str, value: &[u8]) -> AMQPValue {
+    match std::str::from_utf8(value) {
+        Ok(number) if name == TYPED => AMQPValue::LongInt(number.parse().expect("a number")),
+        Ok(text) => AMQPValue::LongString(text.into()),
+        Err(_) => AMQPValue::ByteArray(ByteArray::from(value)),
+    }
+}
+
+fn arrived(topic: String, properties: &BasicProperties, payload: Vec<u8>) -> Arrived {
+    let mut headers = Vec::new();
+    for (name, value) in properties.headers().iter().flat_map(|table| table.inner()) {
+        let bytes = match value {
+            AMQPValue::LongString(text) => text.as_bytes().to_vec(),
+            AMQPValue::ByteArray(bytes) => bytes.as_slice().to_vec(),
+            AMQPValue::LongInt(number) if name.as_str() == TYPED => number.to_string().into_bytes(),
+            other => format!("{other:?}").into_bytes(),
+        };
+        headers.push((name.as_str().to_owned(), bytes));
+    }
+    let (key, id) = lift(&mut headers);
+    Arrived { event: Sample { topic, key, headers, payload }, id }
+}
