@@ -1,5 +1,6 @@
 //! A connector: one broker of this region, whatever its state.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -51,4 +52,10 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// [`SinkError::Config`] when this broker can never serve that.
     fn sink(&self, spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError>;
+
+    /// The router ends: answers whoever this connector serves, and closes what it holds. Called once, after the last flow has ended. A
+    /// connector that serves nobody by itself has nothing to do.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -1,6 +1,7 @@
 //! The embedded broker as a whole: its log, its listener, and the port to them.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -127,5 +128,10 @@ impl Connector for Embedded {
             SinkKind::Embedded => Ok(Arc::new(LogSink::new(Arc::clone(&self.log)))),
             other => Err(SinkError::Config(format!("an embedded broker cannot write {other:?}"))),
         }
+    }
+
+    /// Publishers whose events were taken are told so, instead of having to publish them again.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.stop())
     }
 }

@@ -32,8 +32,9 @@ impl Shared {
     /// # Errors
     /// [`ReloadError`]; then nothing has changed.
     pub(crate) fn reload(&self) -> Result<u64, ReloadError> {
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut refused = self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let result = self.try_reload();
+        *refused = result.is_err();
         match &result {
             Ok(generation) => {
                 self.metrics.reload_succeeded(*generation);
@@ -70,12 +71,19 @@ impl Shared {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             let found = self.documents.load().hash_on_disk();
-            if found.is_some() && found != seen && found != Some(self.documents.load().hash) {
+            // Documents that are in force already are taken up once more after refused ones, so that nothing shows wrong for ever.
+            let differs = found != Some(self.documents.load().hash) || self.refused_last();
+            if found.is_some() && found != seen && differs {
                 // Said by `reload` itself, in log and metric.
                 let _ = self.reload();
             }
             seen = found.or(seen);
         }
+    }
+
+    /// Whether the last documents were refused.
+    fn refused_last(&self) -> bool {
+        *self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -36,6 +36,7 @@ const ENVELOPE_BYTES: u32 = 128 << 10;
 /// What the mesh adds to an event on its way: provenance, a longer topic.
 const STAMP_BYTES: u32 = 4 << 10;
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A running router.
 #[derive(Clone)]
@@ -46,7 +47,8 @@ pub struct Router {
 /// What the parts of a router share.
 pub(crate) struct Shared {
     pub(crate) documents: ArcSwap<Documents>,
-    pub(crate) reloading: Mutex<()>,
+    /// Held while documents are taken up; whether the last ones were refused.
+    pub(crate) reloading: Mutex<bool>,
     pub(crate) live: Arc<Live>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) brokers: Arc<BTreeMap<String, Arc<dyn Connector>>>,
@@ -125,7 +127,7 @@ impl Router {
             running: Mutex::default(),
         });
         let shared = Arc::new(Shared {
-            reloading: Mutex::new(()),
+            reloading: Mutex::new(false),
             live,
             metrics,
             brokers,
@@ -156,7 +158,7 @@ impl Router {
         self.shared.link_address
     }
 
-    /// Reads the documents again; see [`Shared::reload`].
+    /// Reads the documents again; see the module `reload`.
     ///
     /// # Errors
     /// Why nothing has changed.
@@ -184,6 +186,11 @@ impl Router {
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
         let ended = shared.supervisor.stop(STOP_PATIENCE).await;
+        let closing = futures::future::join_all(shared.brokers.values().map(|broker| broker.close()));
+        let closed = tokio::time::timeout(CLOSE_PATIENCE, closing).await;
+        if closed.is_err() {
+            tracing::warn!("a broker did not close in time");
+        }
         tracing::info!(finished, "drained");
         finished && ended
     }
