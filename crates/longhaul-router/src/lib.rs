@@ -1,7 +1,7 @@
 //! The router: assembly, supervision, reload and drain.
 //!
-//! Start with [`Router`]. The way of an event through this crate: [`shard`] reads it into a [`ring`], [`ingress`] takes it from there and
-//! sends it over one of the [`links`]; at the far end [`sessions`] put it into a [`mailbox`], and [`egress`] writes it. What decides is in
+//! Start with [`Router`]. The way of an event through this crate: `shard` reads it into a `ring`, `ingress` takes it from there and
+//! sends it over one of the `links`; at the far end `sessions` put it into a `mailbox`, and `egress` writes it. What decides is in
 //! the pure crates; this crate waits, moves and shows.
 
 mod appliers;

@@ -101,10 +101,8 @@ pub fn wait_for_port(port: u16, patience: Duration) -> Result<(), String> {
 /// When it cannot be made.
 #[must_use]
 pub fn cache_dir() -> PathBuf {
-    let dir = std::env::var_os("LONGHAUL_CACHE").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/longhaul"),
-        PathBuf::from,
-    );
+    let dir = std::env::var_os("LONGHAUL_CACHE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/longhaul"), PathBuf::from);
     fs::create_dir_all(&dir).expect("the cache folder can be made");
     dir.canonicalize().expect("the cache folder exists")
 }

@@ -1,14 +1,16 @@
 //! The whole protocol against a model: one owner, one applier, a source, a sink and a network that does what networks do, in any
 //! order. What is checked stands in `world.rs`, where it happens; what must hold at the end, in `World::heal`.
 
+mod action;
 mod sink;
 mod source;
 mod world;
 
 use proptest::prelude::*;
 
+use crate::action::Action;
 use crate::source::Kind;
-use crate::world::{Action, World};
+use crate::world::World;
 
 /// How often what is tried, in relation to each other.
 const WEIGHTS: [(usize, Action); 21] = [

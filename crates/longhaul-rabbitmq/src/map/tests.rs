@@ -1,3 +1,5 @@
+//! The mapping, there and back: every kind of header, property and body.
+
 use longhaul_event::{HeaderTag, Headers};
 use proptest::prelude::*;
 
