@@ -20,7 +20,7 @@ pub struct Context {
     pub router: String,
     /// `provenance::Place::cluster` of this broker: what identities of events read here are derived from.
     pub cluster: u64,
-    /// Largest event that may be read; a larger one is a [`Gap`]-free, permanent [`SourceError`] of its shard.
+    /// Largest event that may be read; a larger one is a permanent [`SourceError`] of its shard.
     pub event_bytes_max: usize,
 }
 
