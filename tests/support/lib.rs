@@ -3,5 +3,11 @@
 //! Start with [`mesh::Mesh`], then [`client`]. Scenarios are the files of `tests/scenarios`, one behaviour each. Every wait has a limit and
 //! says what it waited for.
 
+pub mod client;
+pub mod http;
+pub mod judge;
 pub mod mesh;
+pub mod relay;
+pub mod sample;
+pub mod started;
 pub mod wait;

@@ -1,0 +1,136 @@
+//! A loop through somebody else's bridge: a route carries orders from A to B, and a program that knows nothing of the mesh copies them, with
+//! all headers, from B's broker back to A's. Events go round once at most, whichever side they entered first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use futures::StreamExt;
+use longhaul_test_brokers::nats::Nats;
+use longhaul_tests::mesh::Mesh;
+use longhaul_tests::wait::until;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const EVENTS: u64 = 200;
+
+async fn orders(server: &Nats) -> (jetstream::Context, jetstream::stream::Stream) {
+    let client = async_nats::connect(server.url()).await.expect("NATS answers");
+    let context = jetstream::new(client);
+    let config =
+        jetstream::stream::Config { name: "ORDERS".into(), subjects: vec!["orders.>".into()], ..Default::default() };
+    let stream = context.create_stream(config).await.expect("a stream");
+    (context, stream)
+}
+
+async fn messages(context: &jetstream::Context) -> u64 {
+    let mut stream = context.get_stream("ORDERS").await.expect("the stream");
+    stream.info().await.expect("NATS answers").state.messages
+}
+
+async fn publish(context: &jetstream::Context, first: u64) {
+    for number in first..first + EVENTS {
+        let subject = format!("orders.{}", number % 4);
+        let acknowledged = context.publish(subject, number.to_string().into()).await.expect("NATS takes it");
+        acknowledged.await.expect("NATS has it");
+    }
+}
+
+/// Copies whatever is in `from`, now and later, with its headers as they are.
+async fn bridge(from: jetstream::stream::Stream, to: jetstream::Context, copied: Arc<AtomicU64>) {
+    let config = jetstream::consumer::pull::Config { durable_name: Some("bridge".into()), ..Default::default() };
+    let consumer = from.create_consumer(config).await.expect("a consumer");
+    let mut messages = consumer.messages().await.expect("a reader");
+    while let Some(Ok(message)) = messages.next().await {
+        let (subject, payload) = (message.subject.clone(), message.payload.clone());
+        let published = match message.headers.clone() {
+            Some(headers) => to.publish_with_headers(subject, headers, payload).await,
+            None => to.publish(subject, payload).await,
+        };
+        published.expect("NATS takes it").await.expect("NATS has it");
+        message.ack().await.expect("NATS answers");
+        copied.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Every payload of a stream with how often it is there.
+async fn copies(stream: &jetstream::stream::Stream, expected: u64) -> std::collections::BTreeMap<String, u64> {
+    let config = jetstream::consumer::pull::OrderedConfig::default();
+    let consumer = stream.create_consumer(config).await.expect("a consumer");
+    let messages = consumer.messages().await.expect("a reader").take(usize::try_from(expected).expect("fits"));
+    let counted = messages.fold(std::collections::BTreeMap::new(), async |mut counted, message| {
+        let payload = String::from_utf8_lossy(&message.expect("a message").payload).into_owned();
+        *counted.entry(payload).or_insert(0) += 1;
+        counted
+    });
+    tokio::time::timeout(PATIENCE, counted).await.expect("the stream is read in time")
+}
+
+/// Waits until nothing has moved for some seconds: what goes round would move.
+async fn wait_still(a: &jetstream::Context, b: &jetstream::Context) -> (u64, u64) {
+    let mut last = (u64::MAX, u64::MAX);
+    let mut since = std::time::Instant::now();
+    until("both streams stand still", PATIENCE, async || {
+        let now = (messages(a).await, messages(b).await);
+        if now != last {
+            (last, since) = (now, std::time::Instant::now());
+        }
+        (since.elapsed() > Duration::from_secs(4)).then_some(now)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_bridge_between_two_brokers_makes_no_loop() {
+    let (nats_a, nats_b) = (Nats::start().expect("NATS"), Nats::start().expect("NATS"));
+    let ((a, stream_a), (b, stream_b)) = (orders(&nats_a).await, orders(&nats_b).await);
+    let access = |server: &Nats| format!("nats: {{servers: [\"{}\"]}}", server.url());
+    let mut mesh = Mesh::new(&["a", "b"])
+        .broker("a", "events", "nats: {}", &access(&nats_a))
+        .broker("b", "events", "nats: {}", &access(&nats_b))
+        .route(
+            "name: orders\nfrom: {region: a, broker: events, topics: [\"orders.>\"]}\n\
+             to: [{region: b, broker: events, topic: \"{topic}\"}]\nstart: earliest",
+        );
+    mesh.start().await;
+    mesh.wait_streaming("a").await;
+    let copied = Arc::new(AtomicU64::new(0));
+    let foreign = tokio::spawn(bridge(stream_b.clone(), a.clone(), Arc::clone(&copied)));
+    let refused =
+        async || mesh.metric("a", "longhaul_refused_events_total", &["reason=\"loop\"", "route=\"orders\""]).await;
+
+    // Entered at A: to B by the route, back to A by the bridge, and no further.
+    publish(&a, 0).await;
+    until("every event was seen to be a loop", PATIENCE, async || (refused().await >= EVENTS as f64).then_some(()))
+        .await;
+    assert_eq!(wait_still(&a, &b).await, (2 * EVENTS, EVENTS), "one extra copy in A, none in B");
+    assert_eq!(refused().await, EVENTS as f64);
+    assert_eq!(copied.load(Ordering::Relaxed), EVENTS);
+
+    // Entered at B: to A by the bridge first, to B by the route, back to A by the bridge, and no further.
+    publish(&b, EVENTS).await;
+    until("every event was seen to be a loop", PATIENCE, async || {
+        (refused().await >= 2.0 * EVENTS as f64).then_some(())
+    })
+    .await;
+    let (in_a, in_b) = wait_still(&a, &b).await;
+    assert_eq!((in_a, in_b), (4 * EVENTS, 3 * EVENTS), "at most one extra copy of each on each side");
+    assert_eq!(refused().await, 2.0 * EVENTS as f64);
+    for (name, stream, all) in [("a", &stream_a, in_a), ("b", &stream_b, in_b)] {
+        let counted = copies(stream, all).await;
+        assert_eq!(counted.len() as u64, 2 * EVENTS, "every event is in {name}");
+        let most = counted.values().max().copied().unwrap_or_default();
+        assert!(most <= 2, "an event is {most} times in {name}");
+    }
+    assert!(!foreign.is_finished(), "the bridge runs");
+    foreign.abort();
+    // A refused event is passed over, and does not hold up what comes behind it.
+    let flows = mesh.flows("a").await;
+    let out = flows.iter().find(|flow| flow.end == longhaul_router::End::Out).expect("a flow");
+    assert_eq!(out.fault, None);
+    until("nothing is left behind", PATIENCE, async || {
+        let flows = mesh.flows("a").await;
+        flows.iter().all(|flow| flow.lag_events.unwrap_or(0) == 0).then_some(())
+    })
+    .await;
+}
