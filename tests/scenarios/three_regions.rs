@@ -7,6 +7,7 @@ use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use longhaul_test_brokers::debian;
 use longhaul_tests::client::{Client, EXCHANGE, Kafka, Nats, RabbitMq};
 use longhaul_tests::judge::{Compare, judge};
 use longhaul_tests::mesh::Mesh;
@@ -121,6 +122,7 @@ fn kcat(bootstrap: &str, samples: &[Sample]) {
     }
     file.flush().expect("the file takes it");
     let arguments = ["-P", "-b", bootstrap, "-t", "orders.placed", "-K", ":", "-H", "made-by=kcat", "-l"];
+    debian::provide("kcat", || debian::on_path("kcat").then_some(())).expect("kcat");
     let mut command = Command::new("kcat");
     run(command.args(arguments).arg(file.path()));
 }

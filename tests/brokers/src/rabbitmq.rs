@@ -12,11 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::{Process, cache_dir, free_port, install, wait_for_port};
-
+use crate::{Process, debian, free_port, wait_for_port};
 const ADDRESS_VARIABLE: &str = "LONGHAUL_TEST_RABBITMQ";
-const MISSING: &str =
-    "RabbitMQ is missing: install the package rabbitmq-server (Debian: apt-get install rabbitmq-server)";
 const START_PATIENCE: Duration = Duration::from_secs(90);
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const START_ATTEMPTS: usize = 3;
@@ -170,7 +167,9 @@ impl Own {
         let mut command = Command::new("epmd");
         command.args(["-port", &self.names_port.to_string(), "-address", "127.0.0.1"]);
         let log = self.dir.path().join("epmd.log");
-        self.names = Some(Process::spawn(&mut command, &log).map_err(|e| format!("{e} ({MISSING})"))?);
+        self.names = Some(
+            Process::spawn(&mut command, &log).map_err(|e| format!("{e}: is the package rabbitmq-server whole?"))?,
+        );
         wait_for_port(self.names_port, Duration::from_secs(10))
     }
 
@@ -209,26 +208,7 @@ impl Own {
 
 /// The folder of the server's own scripts. Debian's wrapper on the PATH would change the user and the folders.
 fn find() -> Result<PathBuf, String> {
-    if let Some(bin) = found() {
-        return Ok(bin);
-    }
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.starts_with(b"0\n"));
-    if !is_root || !Path::new("/usr/bin/apt-get").exists() {
-        return Err(MISSING.to_owned());
-    }
-    install(&cache_dir().join("rabbitmq-server.installed"), |_| {
-        let status = Command::new("apt-get")
-            .args(["install", "-y", "-q", "--no-install-recommends", "rabbitmq-server"])
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .output()
-            .map_err(|e| e.to_string())?;
-        if status.status.success() {
-            Ok(())
-        } else {
-            Err(format!("{MISSING}; apt-get said: {}", String::from_utf8_lossy(&status.stderr)))
-        }
-    })?;
-    found().ok_or_else(|| MISSING.to_owned())
+    debian::provide("rabbitmq-server", found)
 }
 
 fn found() -> Option<PathBuf> {
