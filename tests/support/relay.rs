@@ -3,6 +3,7 @@
 //! It speaks for any number of dialling sockets: each gets a socket of its own towards the listener, as a NAT would give it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +38,7 @@ impl State {
     fn passes(&self) -> bool {
         let number = self.seen.fetch_add(1, Relaxed) + 1;
         let one_of = self.lose_one_of.load(Relaxed);
-        let passes = !self.cut.load(Relaxed) && (one_of == 0 || number % one_of != 0);
+        let passes = !self.cut.load(Relaxed) && (one_of == 0 || !number.is_multiple_of(one_of));
         if !passes {
             self.lost.fetch_add(1, Relaxed);
         }
@@ -110,10 +111,10 @@ async fn forward(dialled: Arc<UdpSocket>, state: Arc<State>) {
     loop {
         // An error tells of an earlier datagram that nobody took, as UDP does; the next one may be taken.
         let Ok((length, from)) = dialled.recv_from(&mut buffer).await else { continue };
-        if !peers.contains_key(&from) {
+        if let Entry::Vacant(peer) = peers.entry(from) {
             let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"));
             back.spawn(answer(Arc::clone(&socket), Arc::clone(&dialled), from, Arc::clone(&state)));
-            peers.insert(from, socket);
+            peer.insert(socket);
         }
         if state.passes() {
             let _ = peers[&from].send_to(&buffer[..length], state.to()).await;
