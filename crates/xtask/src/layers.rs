@@ -23,7 +23,8 @@ const ROWS: &[(u8, &[&str])] = &[
 /// Members whose kind of dependency is no concern of layers: they test the others.
 const DEV_ROW: u8 = 10;
 /// What the pure rows must never reach, by whatever way.
-const IMPURE: &[&str] = &["tokio", "quinn", "rdkafka", "lapin", "async-nats", "redb", "axum", "hyper", "socket2", "mio", "rand"];
+const IMPURE: &[&str] =
+    &["tokio", "quinn", "rdkafka", "lapin", "async-nats", "redb", "axum", "hyper", "socket2", "mio", "rand"];
 const PURE_ROW_MAX: u8 = 4;
 
 /// Checks every member; returns a line for each violation.
