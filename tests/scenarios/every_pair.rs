@@ -1,8 +1,6 @@
 //! Every ordered pair of Kafka, RabbitMQ, JetStream and the embedded broker, all in one mesh of two regions: 10,000 odd events of each
 //! source arrive complete, in order per key, once, and exactly as they were where the kinds are equal.
 
-#![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
-
 use std::time::{Duration, Instant};
 
 use longhaul_tests::client::{Client, EXCHANGE, Embedded, Kafka, Nats, RabbitMq, TYPED};
