@@ -1,8 +1,6 @@
 //! Kafka in eu-west, RabbitMQ in us-east, NATS JetStream in ap-south: what `kcat`, a RabbitMQ client and the `nats` client produce in any
 //! region arrives in the two others, while every router is killed and started again.
 
-#![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
-
 use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
