@@ -5,10 +5,31 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use longhaul_broker::SinkError;
 use longhaul_event::{Event, EventId};
 use tokio::sync::Notify;
+
+/// How long a flow writes every event in a batch of its own after a batch was refused.
+const CAUTION: Duration = Duration::from_secs(30);
+
+/// Whether a flow writes every event in a batch of its own.
+///
+/// A broker refuses whole batches, and not always says for which record. Until the refused event is found, nothing else may be blamed.
+#[derive(Debug, Default)]
+pub(crate) struct Caution(Mutex<Option<Instant>>);
+
+impl Caution {
+    fn raise(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + CAUTION);
+    }
+
+    /// Whether it is called for now.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    }
+}
 
 /// What the writes of one flow share.
 #[derive(Debug, Default)]
@@ -17,9 +38,20 @@ pub(crate) struct Pending {
     /// Handed over and not yet reported.
     events: AtomicUsize,
     spent: AtomicBool,
+    caution: Arc<Caution>,
 }
 
 impl Pending {
+    /// Nothing under way, of a flow with that caution.
+    pub(crate) fn new(caution: Arc<Caution>) -> Self {
+        Self { caution, ..Self::default() }
+    }
+
+    /// Whether every event must have a batch of its own.
+    pub(crate) fn is_cautious(&self) -> bool {
+        self.caution.is_on()
+    }
+
     /// Bytes that were handed over and are not confirmed.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Acquire)
@@ -113,6 +145,11 @@ impl Batch {
         if slot.as_ref().is_none_or(|failure| offset < failure.offset) {
             *slot = Some(Failure { offset, error });
         }
+    }
+
+    /// A batch was refused, and nobody knows for which of its events.
+    pub(crate) fn suspect(&self) {
+        self.flow.caution.raise();
     }
 
     fn failure(&self) -> MutexGuard<'_, Option<Failure>> {

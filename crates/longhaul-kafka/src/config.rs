@@ -89,7 +89,7 @@ impl Settings {
             event_bytes_max: ctx.event_bytes_max,
             create_topics: cfg.create_topics,
         };
-        for config in [settings.consumer(true), settings.producer(None)] {
+        for config in [settings.consumer(true), settings.producer(None, false)] {
             config.create_native_config().map_err(|error| format!("options: {error}"))?;
         }
         Ok(settings)
@@ -138,8 +138,9 @@ impl Settings {
         config
     }
 
-    /// For writing to topics that take batches of at most `batch_limit` bytes, if that is known.
-    pub(crate) fn producer(&self, batch_limit: Option<usize>) -> ClientConfig {
+    /// For writing to topics that take batches of at most `batch_limit` bytes, if that is known; every event in a batch of its own
+    /// when `alone` is asked for.
+    pub(crate) fn producer(&self, batch_limit: Option<usize>, alone: bool) -> ClientConfig {
         let largest = batch_limit.unwrap_or(self.event_bytes_max.max(BATCH_BYTES_MAX) + (1 << 20));
         let queue_kib = PRODUCER_BYTES_MAX.max(2 * largest) >> 10;
         let mut config = self.base.clone();
@@ -149,13 +150,19 @@ impl Settings {
             .set("message.timeout.ms", "0")
             .set("linger.ms", "1")
             .set("partitioner", "murmur2_random")
+            // How long a topic that has vanished may come back before its events fail.
+            .set("topic.metadata.propagation.max.ms", "10000")
             .set("retry.backoff.ms", "100")
             .set("retry.backoff.max.ms", "1000")
             .set("message.max.bytes", largest.clamp(*MESSAGE_BYTES.start(), *MESSAGE_BYTES.end()).to_string())
             .set("batch.size", largest.clamp(1, BATCH_BYTES_MAX).to_string())
             .set("queue.buffering.max.kbytes", queue_kib.to_string())
             .set("queue.buffering.max.messages", PRODUCER_EVENTS_MAX.to_string());
-        self.with_options(config)
+        let mut config = self.with_options(config);
+        if alone {
+            config.set("batch.num.messages", "1").set("linger.ms", "0");
+        }
+        config
     }
 
     fn with_options(&self, mut config: ClientConfig) -> ClientConfig {
@@ -250,7 +257,7 @@ mod tests {
         let mut cfg = kafka();
         cfg.options.insert("linger.ms".to_owned(), "7".to_owned());
         let settings = Settings::new(&cfg, &context()).expect("it is fine");
-        let producer = settings.producer(Some(5_000));
+        let producer = settings.producer(Some(5_000), false);
         for (key, value) in [
             ("bootstrap.servers", "a:1,b:2"),
             ("acks", "all"),

@@ -16,7 +16,7 @@ use rdkafka::producer::BaseRecord;
 
 use crate::batch::{Batch, Pending};
 use crate::map::{ID, PROVENANCE, batch_bytes, check_topic, header_value, payload};
-use crate::producer::NotTaken;
+use crate::producer::{NotTaken, Producer};
 use crate::topics::{TopicInfo, Topics};
 
 /// Bytes of one flow that may be under way: a flow whose partition has no leader must not fill the producer that others use.
@@ -47,7 +47,16 @@ struct Chunk {
 #[derive(Default)]
 struct Driver {
     current: Option<Chunk>,
-    topics: HashMap<Topic, Arc<TopicInfo>>,
+    topics: HashMap<Topic, Target>,
+    /// Whether every event gets a batch of its own.
+    alone: bool,
+}
+
+/// A topic and who writes it.
+#[derive(Clone)]
+struct Target {
+    info: Arc<TopicInfo>,
+    producer: Arc<Producer>,
 }
 
 enum Step {
@@ -96,7 +105,8 @@ impl Flow {
                 Step::Idle => {}
                 Step::Full => tokio::time::sleep(ROOM_POLL).await,
                 Step::Ask(topic) => match self.topics.destination(topic.as_str()).await {
-                    Ok(info) => driver.know(topic, info),
+                    // It is known from now on, unless everything is in doubt again.
+                    Ok(_) => {}
                     Err(error) => driver.refuse(error),
                 },
             }
@@ -112,7 +122,20 @@ impl Flow {
         self.line.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    fn send(&self, event: &Event, batch: &Arc<Batch>, info: &TopicInfo) -> Sent {
+    /// Where an event of that topic goes.
+    fn target(&self, topic: &Topic, alone: bool) -> Result<Target, Sent> {
+        let name = topic.as_str();
+        let Some(info) = self.topics.known(name) else {
+            return Err(Sent::Not(Step::Ask(topic.clone())));
+        };
+        let producer = match alone {
+            false => Arc::clone(&info.producer),
+            true => self.topics.cautious(&info).map_err(Sent::Refused)?,
+        };
+        Ok(Target { info, producer })
+    }
+
+    fn send(&self, event: &Event, batch: &Arc<Batch>, Target { info, producer }: &Target) -> Sent {
         let poison = |kind, reason| Sent::Refused(SinkError::Poison { offset: event.offset, kind, reason });
         if let Some(limit) = info.batch_limit {
             let bytes = batch_bytes(event);
@@ -141,7 +164,7 @@ impl Flow {
         record.partition = self.partition.and_then(|partition| i32::try_from(partition).ok());
         // Without a time, Kafka's client takes the present one.
         record.timestamp = Some(event.time_ms).filter(|ms| *ms > 0);
-        match info.producer.send(record) {
+        match producer.send(record) {
             Ok(()) => Sent::Yes,
             Err(NotTaken::Full) => Sent::Not(Step::Full),
             Err(NotTaken::TooLarge) => {
@@ -155,7 +178,8 @@ impl Flow {
 impl Driver {
     /// Hands over in order until there is nothing, no room, or a question.
     fn advance(&mut self, flow: &Flow) -> Step {
-        self.topics.retain(|_, info| info.is_fresh());
+        let alone = flow.pending.is_cautious();
+        self.topics.retain(|_, target| target.info.is_fresh() && !target.producer.is_dead());
         loop {
             if self.current.is_none() {
                 self.current = flow.next();
@@ -173,21 +197,31 @@ impl Driver {
                 self.current = None;
                 continue;
             }
-            let known = self.topics.get(&event.topic).cloned().or_else(|| flow.topics.known(event.topic.as_str()));
-            let sent = match known {
-                Some(info) => {
-                    let sent = flow.send(event, &chunk.batch, &info);
-                    if !self.topics.contains_key(&event.topic) {
-                        know(&mut self.topics, event.topic.clone(), info);
-                    }
-                    sent
+            if alone != self.alone {
+                // Two producers keep no order between them.
+                if !flow.pending.is_idle() {
+                    return Step::Full;
                 }
+                self.alone = alone;
+                self.topics.clear();
+            }
+            let sent = match self.topics.get(&event.topic) {
+                Some(target) => flow.send(event, &chunk.batch, target),
                 None => match check_topic(event.topic.as_str()) {
-                    Ok(()) => Sent::Not(Step::Ask(event.topic.clone())),
                     Err(reason) => {
                         let (offset, kind) = (event.offset, Poison::BadTopic);
                         Sent::Refused(SinkError::Poison { offset, kind, reason })
                     }
+                    Ok(()) => match flow.target(&event.topic, alone) {
+                        Err(not) => not,
+                        Ok(target) => {
+                            if self.topics.len() >= TOPICS_MAX {
+                                self.topics.clear();
+                            }
+                            let target = self.topics.entry(event.topic.clone()).insert_entry(target);
+                            flow.send(event, &chunk.batch, target.get())
+                        }
+                    },
                 },
             };
             match sent {
@@ -206,17 +240,6 @@ impl Driver {
         let offset = chunk.events.front().map_or(u64::MAX, |event| event.offset);
         chunk.batch.fail(offset, error);
     }
-
-    fn know(&mut self, topic: Topic, info: Arc<TopicInfo>) {
-        know(&mut self.topics, topic, info);
-    }
-}
-
-fn know(topics: &mut HashMap<Topic, Arc<TopicInfo>>, topic: Topic, info: Arc<TopicInfo>) {
-    if topics.len() >= TOPICS_MAX {
-        topics.clear();
-    }
-    topics.insert(topic, info);
 }
 
 /// The headers of a record: the application's, then Longhaul's. `None` when a value cannot be said.

@@ -26,8 +26,6 @@ use crate::map::ID;
 /// What an event is charged for beside key and payload.
 const OVERHEAD_BYTES: usize = 128;
 const POLL: Duration = Duration::from_millis(50);
-/// Several small events that are refused together do not say which of them is too large; one beyond this size is.
-const ALONE_BYTES: usize = 500_000;
 
 /// A record on its way into a partition.
 pub(crate) type Outgoing<'a> = BaseRecord<'a, [u8], [u8], Arc<Batch>>;
@@ -60,11 +58,13 @@ pub(crate) fn charge(key: usize, payload: usize) -> usize {
 }
 
 impl Producer {
-    fn start(settings: &Settings, diagnosis: Arc<Diagnosis>, batch_limit: Option<usize>) -> Result<Self, String> {
+    fn start(settings: &Settings, diagnosis: Arc<Diagnosis>, kind: Kind) -> Result<Self, String> {
         let shared = Arc::new(Shared::default());
-        let context = Deliveries { diagnosis, shared: Arc::clone(&shared), limit_known: batch_limit.is_some() };
-        let client: BaseProducer<Deliveries> =
-            settings.producer(batch_limit).create_with_context(context).map_err(|error| error.to_string())?;
+        let context = Deliveries { diagnosis, shared: Arc::clone(&shared), alone: kind.alone };
+        let client: BaseProducer<Deliveries> = settings
+            .producer(kind.batch_limit, kind.alone)
+            .create_with_context(context)
+            .map_err(|error| error.to_string())?;
         let client = Arc::new(client);
         let (polled, state) = (Arc::clone(&client), Arc::clone(&shared));
         let spawned = std::thread::Builder::new().name("kafka-write".to_owned()).spawn(move || {
@@ -113,7 +113,8 @@ impl Drop for Producer {
 struct Deliveries {
     diagnosis: Arc<Diagnosis>,
     shared: Arc<Shared>,
-    limit_known: bool,
+    /// Whether every event has a batch of its own, so that a refusal is its own.
+    alone: bool,
 }
 
 impl ClientContext for Deliveries {
@@ -138,7 +139,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
             Ok(message) => message,
             Err((error, message)) => {
                 let offset = batch.offset_of(id_of(message));
-                batch.fail(offset, self.refusal(error, message, offset));
+                batch.fail(offset, self.refusal(error, message, &batch, offset));
                 message
             }
         };
@@ -147,28 +148,39 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
 }
 
 impl Deliveries {
-    fn refusal(&self, error: &KafkaError, message: &BorrowedMessage<'_>, offset: u64) -> SinkError {
+    fn refusal(&self, error: &KafkaError, message: &BorrowedMessage<'_>, batch: &Batch, offset: u64) -> SinkError {
         let topic = message.topic();
         let reason = format!("Kafka topic {topic}: {error}");
         let Some(code) = error.rdkafka_error_code() else { return SinkError::Transient(reason) };
-        match code {
-            RDKafkaErrorCode::MessageSizeTooLarge if self.limit_known || message.payload_len() > ALONE_BYTES => {
-                SinkError::Poison { offset, kind: Poison::TooLarge, reason }
+        if let Some(kind) = refused_batch(code) {
+            if self.alone {
+                return SinkError::Poison { offset, kind, reason };
             }
-            RDKafkaErrorCode::MessageSizeTooLarge => SinkError::Config(format!(
-                "{reason}; allow Longhaul to describe the topic, or set the option `batch.size` to its max.message.bytes"
-            )),
-            RDKafkaErrorCode::InvalidRecord
-            | RDKafkaErrorCode::InvalidTimestamp
-            | RDKafkaErrorCode::PolicyViolation => SinkError::Poison { offset, kind: Poison::Refused, reason },
-            code if unknown_topic(code) => SinkError::Config(format!("Kafka topic {topic} does not exist (any more)")),
-            code if forbidden(code) => SinkError::Config(reason),
-            RDKafkaErrorCode::Fatal => {
-                self.shared.dead.store(true, Ordering::Release);
-                SinkError::Transient(reason)
-            }
-            _ => SinkError::Transient(reason),
+            batch.suspect();
+            return SinkError::Transient(format!("{reason}; every event is written by itself until the one is found"));
         }
+        if unknown_topic(code) {
+            return SinkError::Config(format!("Kafka topic {topic} does not exist (any more)"));
+        }
+        if forbidden(code) {
+            return SinkError::Config(reason);
+        }
+        if code == RDKafkaErrorCode::Fatal {
+            self.shared.dead.store(true, Ordering::Release);
+        }
+        SinkError::Transient(reason)
+    }
+}
+
+/// Refusals for good of the batch that an event was in.
+fn refused_batch(code: RDKafkaErrorCode) -> Option<Poison> {
+    match code {
+        RDKafkaErrorCode::MessageSizeTooLarge => Some(Poison::TooLarge),
+        RDKafkaErrorCode::InvalidRecord
+        | RDKafkaErrorCode::InvalidDifferentRecord
+        | RDKafkaErrorCode::InvalidTimestamp
+        | RDKafkaErrorCode::PolicyViolation => Some(Poison::Refused),
+        _ => None,
     }
 }
 
@@ -178,29 +190,38 @@ fn id_of(message: &BorrowedMessage<'_>) -> Option<EventId> {
     headers.find(|header| header.key == ID).and_then(|header| header.value).and_then(EventId::parse)
 }
 
-/// The producers of one cluster, by the limit of the topics that they write to; each lives as long as somebody uses it.
+/// What sets producers of one cluster apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Kind {
+    /// Largest batch in bytes that the topics take, if that is known.
+    pub(crate) batch_limit: Option<usize>,
+    /// Every event in a batch of its own.
+    pub(crate) alone: bool,
+}
+
+/// The producers of one cluster; each lives as long as somebody uses it.
 #[derive(Default)]
-pub(crate) struct Producers(Mutex<HashMap<Option<usize>, Weak<Producer>>>);
+pub(crate) struct Producers(Mutex<HashMap<Kind, Weak<Producer>>>);
 
 impl Producers {
-    /// The producer for topics with that limit for batches.
+    /// The producer of that kind.
     ///
     /// # Errors
     /// One sentence when none can be made.
-    pub(crate) fn of_limit(
+    pub(crate) fn of_kind(
         &self,
         settings: &Settings,
         diagnosis: &Arc<Diagnosis>,
-        batch_limit: Option<usize>,
+        kind: Kind,
     ) -> Result<Arc<Producer>, String> {
         let mut producers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         producers.retain(|_, producer| producer.strong_count() > 0);
-        let found = producers.get(&batch_limit).and_then(Weak::upgrade).filter(|producer| !producer.is_dead());
+        let found = producers.get(&kind).and_then(Weak::upgrade).filter(|producer| !producer.is_dead());
         if let Some(producer) = found {
             return Ok(producer);
         }
-        let producer = Arc::new(Producer::start(settings, Arc::clone(diagnosis), batch_limit)?);
-        producers.insert(batch_limit, Arc::downgrade(&producer));
+        let producer = Arc::new(Producer::start(settings, Arc::clone(diagnosis), kind)?);
+        producers.insert(kind, Arc::downgrade(&producer));
         Ok(producer)
     }
 }

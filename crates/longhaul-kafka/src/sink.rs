@@ -13,7 +13,7 @@ use longhaul_broker::{Opened, Sink, SinkError, Writer};
 use longhaul_event::{Event, FlowId, Position};
 use longhaul_topology::{FlowKey, Partition};
 
-use crate::batch::Pending;
+use crate::batch::{Caution, Pending};
 use crate::cursor::Cursors;
 use crate::flow::Flow;
 use crate::topics::Topics;
@@ -26,8 +26,14 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 pub(crate) struct Destination {
     pub(crate) topics: Arc<Topics>,
     pub(crate) cursors: Arc<Cursors>,
-    /// The newest writer of every flow.
-    flows: Mutex<HashMap<FlowId, Weak<Pending>>>,
+    flows: Mutex<HashMap<FlowId, Known>>,
+}
+
+/// What is remembered of a flow from one writer to the next.
+struct Known {
+    /// Of the newest writer.
+    pending: Weak<Pending>,
+    caution: Arc<Caution>,
 }
 
 impl Destination {
@@ -37,31 +43,33 @@ impl Destination {
 
     /// Takes the flow over from its former writer.
     async fn take_over(&self, flow: FlowId) -> Result<Arc<Pending>, SinkError> {
-        let pending = Arc::new(Pending::default());
-        let former = {
-            let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-            if flows.len().is_power_of_two() {
-                flows.retain(|_, pending| pending.strong_count() > 0);
+        let (former, caution) = self.former(flow);
+        if let Some(former) = former {
+            former.spend();
+            let until = Instant::now() + DRAIN_MAX;
+            while !former.is_idle() {
+                if Instant::now() > until {
+                    return Err(SinkError::Transient("what the former writer sent is still under way".to_owned()));
+                }
+                // Deliveries are counted down without a signal.
+                tokio::time::sleep(DRAIN_POLL).await;
             }
-            let former = flows.get(&flow).and_then(Weak::upgrade);
-            // Until it is drained, the former one stays the one to wait for.
-            if former.as_ref().is_none_or(|former| former.is_idle()) {
-                flows.insert(flow, Arc::downgrade(&pending));
-            }
-            former
-        };
-        let Some(former) = former else { return Ok(pending) };
-        former.spend();
-        let until = Instant::now() + DRAIN_MAX;
-        while !former.is_idle() {
-            if Instant::now() > until {
-                return Err(SinkError::Transient("what the former writer sent is still under way".to_owned()));
-            }
-            // Deliveries are counted down without a signal.
-            tokio::time::sleep(DRAIN_POLL).await;
         }
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner).insert(flow, Arc::downgrade(&pending));
+        let pending = Arc::new(Pending::new(Arc::clone(&caution)));
+        let known = Known { pending: Arc::downgrade(&pending), caution };
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).insert(flow, known);
         Ok(pending)
+    }
+
+    fn former(&self, flow: FlowId) -> (Option<Arc<Pending>>, Arc<Caution>) {
+        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        if flows.len().is_power_of_two() {
+            flows.retain(|_, known| known.pending.strong_count() > 0 || known.caution.is_on());
+        }
+        match flows.get(&flow) {
+            Some(known) => (known.pending.upgrade(), Arc::clone(&known.caution)),
+            None => Default::default(),
+        }
     }
 }
 

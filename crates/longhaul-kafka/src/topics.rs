@@ -15,7 +15,7 @@ use tracing::{debug, info};
 
 use crate::client::{Events, Offloaded};
 use crate::cluster::{ASK_MAX, Cluster};
-use crate::producer::{Producer, Producers};
+use crate::producer::{Kind, Producer, Producers};
 
 /// How long an answer is believed.
 const KNOWN: Duration = Duration::from_secs(60);
@@ -125,13 +125,25 @@ impl Topics {
             }
         };
         let batch_limit = self.batch_limit(name).await;
-        let made = self.producers.of_limit(&self.cluster.settings, &self.cluster.diagnosis, batch_limit);
-        let producer = made.map_err(|error| SinkError::Config(format!("no Kafka producer: {error}")))?;
+        let producer = self.producer(Kind { batch_limit, alone: false })?;
         let info = Arc::new(TopicInfo { partitions, batch_limit, producer, until: Instant::now() + KNOWN });
         let mut known = self.known_map();
         bound(&mut known, |info| info.is_fresh());
         known.insert(name.to_owned(), Arc::clone(&info));
         Ok(info)
+    }
+
+    /// The producer that writes every event to this topic in a batch of its own.
+    ///
+    /// # Errors
+    /// [`SinkError::Config`] when there is none to be had.
+    pub(crate) fn cautious(&self, info: &TopicInfo) -> Result<Arc<Producer>, SinkError> {
+        self.producer(Kind { batch_limit: info.batch_limit, alone: true })
+    }
+
+    fn producer(&self, kind: Kind) -> Result<Arc<Producer>, SinkError> {
+        let made = self.producers.of_kind(&self.cluster.settings, &self.cluster.diagnosis, kind);
+        made.map_err(|error| SinkError::Config(format!("no Kafka producer: {error}")))
     }
 
     fn is_missing(&self, name: &str) -> bool {

@@ -13,7 +13,7 @@ use longhaul_test_brokers::kafka::Kafka;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::{Instant, timeout};
 
@@ -180,7 +180,8 @@ async fn transactions_show_what_was_committed_and_their_markers_are_covered() {
     let bootstrap = kafka.bootstrap().to_owned();
     let produced = name.clone();
     tokio::task::spawn_blocking(move || {
-        let producer: BaseProducer = client(&bootstrap, &[("transactional.id", "t")]);
+        // A transaction ends when somebody has heard of every delivery: this one has a thread for that.
+        let producer: ThreadedProducer<DefaultProducerContext> = client(&bootstrap, &[("transactional.id", "t")]);
         producer.init_transactions(PATIENCE).expect("transactions");
         for (from, commit) in [(0, true), (10, false), (20, true)] {
             producer.begin_transaction().expect("a transaction");
@@ -188,6 +189,8 @@ async fn transactions_show_what_was_committed_and_their_markers_are_covered() {
                 let body = format!("{number}");
                 producer.send(BaseRecord::<(), str>::to(&produced).payload(&body)).expect("it is queued");
             }
+            // What was not sent yet would leave no trace when the transaction is aborted.
+            producer.flush(PATIENCE).expect("it is written");
             let ended =
                 if commit { producer.commit_transaction(PATIENCE) } else { producer.abort_transaction(PATIENCE) };
             ended.expect("the transaction ends");

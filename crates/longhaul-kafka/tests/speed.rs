@@ -59,6 +59,7 @@ async fn events_per_second() {
     told("read", begun, cpu);
 }
 
+#[expect(clippy::print_stdout, reason = "the figures are what this is for")]
 fn told(what: &str, begun: Instant, cpu: f64) {
     let rate = COUNT as f64 / begun.elapsed().as_secs_f64();
     let each = (cpu_seconds() - cpu) * 1e6 / COUNT as f64;

@@ -138,7 +138,16 @@ pub(crate) async fn fill(connector: &KafkaConnector, events: Vec<Event>) {
 }
 
 pub(crate) async fn earliest(source: &dyn Source, shard: &Shard) -> Box<dyn Reader> {
-    source.open(shard, Start::Earliest).await.expect("the partition opens")
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match source.open(shard, Start::Earliest).await {
+            Ok(reader) => return reader,
+            // A partition that was just made may have no leader yet.
+            Err(SourceError::Transient(_)) if tokio::time::Instant::now() < end => {}
+            Err(error) => panic!("the partition does not open: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Kafka's own client for the tests' own doings.
