@@ -11,7 +11,7 @@ use longhaul_topology::FlowKey;
 use longhaul_wire::FlowOpen;
 
 use crate::budget::Budget;
-use crate::egress::ApplierFlow;
+use crate::egress::{ApplierFlow, Plan};
 use crate::flow_status::{FlowView, InflowStatus, Phase};
 use crate::live::Live;
 use crate::mailbox::{Inbound, Mailbox, Refused};
@@ -96,19 +96,20 @@ impl Appliers {
     pub(crate) fn put_open(
         self: &Arc<Self>,
         key: &FlowKey,
-        open: impl Fn() -> Inbound,
+        open: impl Fn(Plan) -> Inbound,
     ) -> Result<Arc<Mailbox>, String> {
+        let plan = self.plan(key)?;
         let mut flows = self.lock();
         loop {
             let mailbox = match flows.get(&key.id()) {
                 Some((mailbox, _)) => Arc::clone(mailbox),
                 None => {
-                    let made = self.start(key)?;
+                    let made = self.start(key, plan.clone());
                     flows.insert(key.id(), made.clone());
                     made.0
                 }
             };
-            match mailbox.put(open()) {
+            match mailbox.put(open(plan.clone())) {
                 Ok(()) => return Ok(mailbox),
                 Err(Refused::Closed) => flows.remove(&key.id()),
                 Err(Refused::Flooded) => return Err("the flow is opened too often".into()),
@@ -116,19 +117,22 @@ impl Appliers {
         }
     }
 
-    fn start(self: &Arc<Self>, key: &FlowKey) -> Result<(Arc<Mailbox>, Arc<InflowStatus>), String> {
+    /// What a flow follows by the documents in force.
+    fn plan(&self, key: &FlowKey) -> Result<Plan, String> {
         let world = self.live.load();
         let route = Arc::clone(world.table.route(&key.route).ok_or("the route is gone")?);
         let to = route.route().to.iter().position(|to| to.region == key.to.0 && to.broker == key.to.1);
         let to = to.ok_or("the route is gone")?;
         let sink = self.sink(&key.to.1, SinkSpec { sink: route.route().to[to].sink.clone() })?;
+        Ok(Plan { sink, route, to })
+    }
+
+    fn start(self: &Arc<Self>, key: &FlowKey, plan: Plan) -> (Arc<Mailbox>, Arc<InflowStatus>) {
         let metrics = self.metrics.inflow(&key.route, &place(&key.from.0, &key.from.1), &place(&key.to.0, &key.to.1));
         let (mailbox, status) = (Arc::new(Mailbox::default()), Arc::new(InflowStatus::new(key.clone(), metrics)));
         let flow = Arc::new(ApplierFlow {
             key: key.clone(),
-            sink,
-            route,
-            to,
+            plan,
             mailbox: Arc::clone(&mailbox),
             status: Arc::clone(&status),
             budget: Arc::clone(&self.budget),
@@ -151,7 +155,7 @@ impl Appliers {
                 }
             }
         });
-        Ok((mailbox, status))
+        (mailbox, status)
     }
 
     fn forget(&self, flow: &ApplierFlow) {

@@ -32,16 +32,29 @@ const SLOW_RETRY: Duration = Duration::from_secs(10);
 /// A flow without an owner gives its sink back after that long.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
-/// What an applying flow needs to run.
-pub(crate) struct ApplierFlow {
-    /// Its identity in words.
-    pub key: FlowKey,
+/// What a flow follows, from one opening to the next: a changed mesh document may have changed it meanwhile.
+#[derive(Clone)]
+pub(crate) struct Plan {
     /// Where it writes.
     pub sink: Arc<dyn Sink>,
     /// The route that it follows, for its policy and the binding of its headers.
     pub route: Arc<CompiledRoute>,
     /// Which of the route's destinations, by index.
     pub to: usize,
+}
+
+impl Plan {
+    fn hash(&self) -> u64 {
+        self.route.hash_to(self.to)
+    }
+}
+
+/// What an applying flow needs to run.
+pub(crate) struct ApplierFlow {
+    /// Its identity in words.
+    pub key: FlowKey,
+    /// What it follows until it is opened.
+    pub plan: Plan,
     /// What comes in.
     pub mailbox: Arc<Mailbox>,
     /// Where it stands, for people.
@@ -58,6 +71,7 @@ pub(crate) struct ApplierFlow {
 
 struct Driver {
     flow: Arc<ApplierFlow>,
+    plan: Plan,
     applier: Applier<Vec<Event>>,
     share: Share,
     owner: Option<Attachment>,
@@ -92,6 +106,7 @@ impl ApplierFlow {
             incarnation: 0,
             skipped: Vec::new(),
             idle_since: self.origin.elapsed(),
+            plan: self.plan.clone(),
             flow: self,
         };
         driver.run().await;
@@ -151,7 +166,8 @@ impl Driver {
     async fn handle_inbound(&mut self, inbound: Inbound) {
         let now = self.flow.now();
         match inbound {
-            Inbound::Open { attachment, owner_epoch, path_epoch, partition } => {
+            Inbound::Open { attachment, owner_epoch, path_epoch, partition, plan } => {
+                self.follow(plan);
                 if let Err(stale) = self.applier.handle_open(now, owner_epoch, path_epoch) {
                     let text = stale.to_string();
                     let reset = reset_frame(attachment.handle(), path_epoch, ResetCode::StaleEpoch, &text, FAST_RETRY);
@@ -176,6 +192,16 @@ impl Driver {
                     self.applier.handle_flow_closed(now);
                 }
             }
+        }
+    }
+
+    /// Goes on with a changed route as if nothing had been accepted: what the destination does not have is sent again, by the new words.
+    fn follow(&mut self, plan: Plan) {
+        if plan.hash() != self.plan.hash() && !self.flow.status.is_draining() {
+            self.drop_writer();
+            self.skipped.clear();
+            self.applier = Applier::new(ApplierConfig { bytes_cap: self.share.bytes_max() });
+            self.plan = plan;
         }
     }
 
@@ -226,8 +252,8 @@ impl Driver {
 
     fn open_sink(&mut self) {
         self.drop_writer();
-        let (flow, partition) = (Arc::clone(&self.flow), self.partition);
-        self.opening = Some(async move { flow.sink.open(&flow.key, partition).await }.boxed());
+        let (flow, sink, partition) = (Arc::clone(&self.flow), Arc::clone(&self.plan.sink), self.partition);
+        self.opening = Some(async move { sink.open(&flow.key, partition).await }.boxed());
     }
 
     async fn handle_opened(&mut self, opened: Result<Opened, SinkError>) {
@@ -276,12 +302,12 @@ impl Driver {
     /// CloudEvents attributes are written in the binding of the destination. Where that would not fit into an event's headers, they stay as
     /// they came: nothing is lost.
     fn rebind(&self, events: &mut [Event]) {
-        let (from, to) = self.flow.route.bindings(self.flow.to);
+        let (from, to) = self.plan.route.bindings(self.plan.to);
         if from == to {
             return;
         }
         for event in events {
-            if let Ok(headers) = self.flow.route.rebind(self.flow.to, &event.headers) {
+            if let Ok(headers) = self.plan.route.rebind(self.plan.to, &event.headers) {
                 event.headers = headers;
             }
         }
@@ -332,7 +358,7 @@ impl Driver {
         let SinkError::Poison { kind, .. } = error else { return FAST_RETRY };
         self.flow.status.poisoned(*kind);
         self.confirmed = Some(Position { incarnation: self.incarnation, offset: offset.wrapping_sub(1) });
-        match self.flow.route.route().on_poison {
+        match self.plan.route.route().on_poison {
             OnPoison::Halt => SLOW_RETRY,
             OnPoison::Drop => {
                 if self.skipped.len() == SKIPPED_MAX {

@@ -10,6 +10,8 @@ use longhaul_link::InSender;
 use longhaul_wire::Frame;
 use tokio::sync::Notify;
 
+use crate::egress::Plan;
+
 /// Bytes beyond which a peer has ignored its credit: the largest credit, and one event of the largest size.
 const MAILBOX_BYTES_MAX: u64 = (16 << 20) + (64 << 20);
 /// Entries beyond which a peer floods.
@@ -56,8 +58,8 @@ impl Attachment {
 
 /// What comes in for a flow.
 pub(crate) enum Inbound {
-    /// An owner opens the flow.
-    Open { attachment: Attachment, owner_epoch: u64, path_epoch: u32, partition: Option<u32> },
+    /// An owner opens the flow, which follows this plan from now on.
+    Open { attachment: Attachment, owner_epoch: u64, path_epoch: u32, partition: Option<u32>, plan: Plan },
     /// A batch of that attachment.
     Batch { attachment: u64, path_epoch: u32, start: bool, incarnation: u64, span: Span, events: Vec<Event> },
     /// The connection of that attachment is gone, or the owner closed the flow.

@@ -181,11 +181,12 @@ impl Sessions {
         let id = attachment.id();
         let key = FlowKey { mesh: open.mesh, route: open.route, from: open.from, to: open.to };
         let (owner_epoch, path_epoch, partition) = (open.owner_epoch, open.path_epoch, open.partition);
-        let mailbox = self.appliers.put_open(&key, || Inbound::Open {
+        let mailbox = self.appliers.put_open(&key, |plan| Inbound::Open {
             attachment: attachment.clone(),
             owner_epoch,
             path_epoch,
             partition,
+            plan,
         })?;
         let mut flows = session.flows.write().unwrap_or_else(PoisonError::into_inner);
         flows.insert(open.handle, (mailbox, id));
