@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use longhaul_broker::{Poison, SinkError};
-use longhaul_event::{Event, HeaderTag};
+use longhaul_event::{Event, HeaderTag, Identity};
 use longhaul_topic::Topic;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
 use crate::batch::{Batch, Pending};
-use crate::map::{ID, PROVENANCE, batch_bytes, check_topic, header_value, payload};
+use crate::map::{ID, IDENTITY, OF_CONTENT, PROVENANCE, batch_bytes, check_topic, header_value, payload};
 use crate::producer::{NotTaken, Producer};
 use crate::topics::{TopicInfo, Topics};
 
@@ -255,6 +255,9 @@ fn headers(event: &Event) -> Option<OwnedHeaders> {
         headers = headers.insert(Header { key: header.name, value: value.as_deref() });
     }
     headers = headers.insert(Header { key: ID, value: Some(&hex(event.id.0)[..]) });
+    if event.identity == Identity::Content {
+        headers = headers.insert(Header { key: IDENTITY, value: Some(OF_CONTENT) });
+    }
     if !event.provenance.is_empty() {
         headers = headers.insert(Header { key: PROVENANCE, value: Some(&event.provenance[..]) });
     }

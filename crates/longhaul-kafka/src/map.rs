@@ -22,6 +22,10 @@ use crate::size::RecordSize;
 pub(crate) const PROVENANCE: &str = "x-longhaul-prov";
 /// Header with the identity, 32 hex digits.
 pub(crate) const ID: &str = "x-longhaul-id";
+/// Header that says when an identity comes from the content alone: then nobody may drop an event because of it.
+pub(crate) const IDENTITY: &str = "x-longhaul-identity";
+/// Its value.
+pub(crate) const OF_CONTENT: &[u8] = b"content";
 const ID_BYTES: usize = 32;
 /// Kafka's own limit for the name of a topic.
 const TOPIC_BYTES_MAX: usize = 249;
@@ -61,6 +65,7 @@ struct Span {
     key: Option<Range<usize>>,
     payload: Option<Range<usize>>,
     id: Option<EventId>,
+    identity: Identity,
 }
 
 impl Chunk {
@@ -90,13 +95,13 @@ impl Chunk {
     ) -> Result<(), HeaderError> {
         let start = self.bytes.len();
         let copied = self.copy_headers(headers);
-        let (id, provenance) = copied.inspect_err(|_| self.bytes.truncate(start))?;
+        let (id, identity, provenance) = copied.inspect_err(|_| self.bytes.truncate(start))?;
         let headers = start..self.bytes.len();
         let provenance = put(&mut self.bytes, provenance);
         let key = record.key.map(|key| put(&mut self.bytes, key));
         let payload = record.payload.map(|payload| put(&mut self.bytes, payload));
         let Record { offset, time_ms, .. } = record;
-        self.spans.push(Span { offset, time_ms, headers, provenance, key, payload, id });
+        self.spans.push(Span { offset, time_ms, headers, provenance, key, payload, id, identity });
         Ok(())
     }
 
@@ -104,12 +109,18 @@ impl Chunk {
     fn copy_headers<'a>(
         &mut self,
         headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
-    ) -> Result<(Option<EventId>, &'a [u8]), HeaderError> {
-        let (mut id, mut provenance) = (None, &[][..]);
+    ) -> Result<(Option<EventId>, Identity, &'a [u8]), HeaderError> {
+        let (mut id, mut identity, mut provenance) = (None, Identity::Unique, &[][..]);
         let (mut count, mut size) = (0, 0);
         for (name, value) in headers {
             if name == ID {
                 id = id.or_else(|| value.and_then(EventId::parse));
+                continue;
+            }
+            if name == IDENTITY {
+                if value == Some(OF_CONTENT) {
+                    identity = Identity::Content;
+                }
                 continue;
             }
             if name == PROVENANCE {
@@ -134,7 +145,8 @@ impl Chunk {
             self.bytes.put_slice(name.as_bytes());
             self.bytes.put_slice(value);
         }
-        Ok((id, provenance))
+        // A mark without an identity marks nothing: the position makes a unique one.
+        Ok((id, if id.is_some() { identity } else { Identity::Unique }, provenance))
     }
 
     /// The records as events; `None` when there are none.
@@ -164,7 +176,7 @@ impl Span {
             payload: self.payload.map(|payload| bytes.slice(payload)),
             time_ms: self.time_ms,
             id,
-            identity: Identity::Unique,
+            identity: self.identity,
             provenance: bytes.slice(self.provenance),
         }
     }
@@ -218,6 +230,9 @@ pub(crate) fn batch_bytes(event: &Event) -> usize {
         size.header(header.name.len(), value);
     }
     size.header(ID.len(), Some(ID_BYTES));
+    if event.identity == Identity::Content {
+        size.header(IDENTITY.len(), Some(OF_CONTENT.len()));
+    }
     if !event.provenance.is_empty() {
         size.header(PROVENANCE.len(), Some(event.provenance.len()));
     }
@@ -284,6 +299,17 @@ mod tests {
         let event = read(record(9), &[(ID, Some(b"nonsense")), (ID, None)]);
         assert_eq!(event.id, EventId::of_position(5, 0, hash64(b"orders/3"), 9));
         assert!(event.headers.is_empty() && event.provenance.is_empty());
+    }
+
+    #[test]
+    fn an_identity_of_content_stays_one() {
+        let text = format!("{:032x}", 0xabc);
+        let id = (ID, Some(text.as_bytes()));
+        let mark = (IDENTITY, Some(OF_CONTENT));
+        assert_eq!(read(record(9), &[id, mark]).identity, Identity::Content);
+        assert_eq!(read(record(9), &[id]).identity, Identity::Unique);
+        assert_eq!(read(record(9), &[mark]).identity, Identity::Unique);
+        assert!(read(record(9), &[id, mark]).headers.is_empty());
     }
 
     #[test]
