@@ -28,6 +28,6 @@ pub use flow_status::{End, FlowView, Phase};
 pub use links::LinkView;
 pub use reload::ReloadError;
 pub use router::{Router, StartError};
-pub use sessions::SessionView;
+pub use sessions::{RefusalView, SessionView};
 pub use sources::RouteView;
 pub use view::{BrokerView, LinksView, MeshView};

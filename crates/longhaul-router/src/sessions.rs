@@ -3,7 +3,7 @@
 //! A session judges nothing about positions; it checks that a flow belongs to this mesh, comes from the peer's own region, goes to this
 //! region, and follows a route that this router knows in the same words.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::appliers::Appliers;
 use crate::egress::reset_frame;
+use crate::flow_status::wall_ms;
 use crate::mailbox::{Attachment, Inbound, Mailbox, Refused};
 use crate::supervise::Supervisor;
 
@@ -25,6 +26,8 @@ use crate::supervise::Supervisor;
 const ROUTE_RETRY: Duration = Duration::from_secs(2);
 /// Most flows of one session.
 const FLOWS_MAX: usize = 100_000;
+/// Most refusals that are shown.
+const REFUSED_SHOWN_MAX: usize = 32;
 /// Close code of a link whose peer floods a flow.
 const FLOODED: u32 = 0x200;
 
@@ -39,12 +42,25 @@ pub struct SessionView {
     pub flows: usize,
 }
 
+/// A connection that was refused, or cut off because its peer broke the protocol, as people see it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RefusalView {
+    /// When, in seconds since the Unix epoch.
+    pub at: u64,
+    /// Why, as in the label of the metric.
+    pub reason: String,
+    /// Who and why, in words.
+    pub text: String,
+}
+
 /// All sessions of a router.
 pub(crate) struct Sessions {
     appliers: Arc<Appliers>,
     supervisor: Supervisor,
     open: Mutex<HashMap<u64, Arc<Session>>>,
     ids: AtomicU64,
+    /// The last ones, oldest first.
+    refused: Mutex<VecDeque<RefusalView>>,
 }
 
 struct Session {
@@ -61,6 +77,7 @@ impl Sessions {
             supervisor: supervisor.clone(),
             open: Mutex::new(HashMap::new()),
             ids: AtomicU64::new(1),
+            refused: Mutex::default(),
         });
         let (served, listener) = (Arc::clone(&sessions), Arc::new(tokio::sync::Mutex::new(listener)));
         let stop = supervisor.stop_token().child_token();
@@ -79,6 +96,33 @@ impl Sessions {
             flows: session.flows().len(),
         };
         self.lock().values().map(view).collect()
+    }
+
+    /// The last refusals as people see them, oldest first.
+    #[must_use]
+    pub(crate) fn refused(&self) -> Vec<RefusalView> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Counts a refusal and remembers it for people.
+    fn note_refused(&self, reason: &str, text: String) {
+        self.appliers.metrics().refused_connection(reason);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() == REFUSED_SHOWN_MAX {
+            refused.pop_front();
+        }
+        refused.push_back(RefusalView { at: wall_ms() / 1000, reason: reason.to_owned(), text });
+    }
+
+    /// A peer that broke the protocol was cut off, which is no ordinary end.
+    fn note_end(&self, peer: &Hello, ended: &LinkError) {
+        let (region, router) = (&peer.region, &peer.router);
+        if let LinkError::Protocol { .. } = ended.cause() {
+            self.note_refused(ended.label(), format!("{router} of {region}: {ended}"));
+            tracing::warn!(region, router, reason = %ended, "cut off a router's link");
+        } else {
+            tracing::info!(region, router, reason = %ended, "a router's link ended");
+        }
     }
 
     /// Says goodbye on every session and closes it.
@@ -104,7 +148,7 @@ impl Sessions {
             match accepted {
                 Some(Ok(link)) => self.begin(link),
                 Some(Err(error)) => {
-                    self.appliers.metrics().refused_connection(error.label());
+                    self.note_refused(error.label(), error.to_string());
                     tracing::warn!(%error, "refused a connection");
                 }
                 None => return,
@@ -148,7 +192,7 @@ impl Sessions {
                 Err(error) => break error,
             }
         };
-        tracing::info!(region = session.peer.region, router = session.peer.router, reason = %ended, "a router's link ended");
+        self.note_end(&session.peer, &ended);
         self.lock().remove(&id);
         session.forget_all();
     }

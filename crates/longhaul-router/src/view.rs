@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::flow_status::{End, FlowView, Phase};
 use crate::links::LinkView;
 use crate::router::{Router, Shared};
-use crate::sessions::SessionView;
+use crate::sessions::{RefusalView, SessionView};
 use crate::sources::RouteView;
 
 /// A router that has not collected its metrics for that long is stuck.
@@ -53,6 +53,8 @@ pub struct LinksView {
     pub out: Vec<LinkView>,
     /// Dialled to this router.
     pub r#in: Vec<SessionView>,
+    /// The last connections that this router refused or cut off, oldest first.
+    pub refused: Vec<RefusalView>,
 }
 
 /// A broker of this region.
@@ -95,7 +97,8 @@ impl Router {
     /// The links.
     #[must_use]
     pub fn links(&self) -> LinksView {
-        LinksView { out: self.shared.links.view(), r#in: self.shared.sessions.view() }
+        let (out, sessions) = (self.shared.links.view(), &self.shared.sessions);
+        LinksView { out, r#in: sessions.view(), refused: sessions.refused() }
     }
 
     /// The routes.

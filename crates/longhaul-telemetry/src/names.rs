@@ -75,7 +75,7 @@ metrics! {
     LINK_RECEIVED = "longhaul_link_received_bytes_total", Counter, REGION, "UDP bytes received on links to that region.";
     LINK_CONNECTS = "longhaul_link_connects_total", Counter, REGION, "Times that a link to that region came up.";
     LINK_RECONNECTS = "longhaul_link_reconnects_total", Counter, REGION, "Times that a link to that region came up again after it had been up.";
-    REFUSED_CONNECTIONS = "longhaul_refused_connections_total", Counter, &["reason"], "Connections that this router refused, by reason.";
+    REFUSED_CONNECTIONS = "longhaul_refused_connections_total", Counter, &["reason"], "Connections that this router refused, or cut off because their peer broke the protocol, by reason.";
     BROKER_UP = "longhaul_broker_up", Gauge, &["broker", "kind"], "1 while the broker answers.";
     BROKER_ERRORS = "longhaul_broker_errors_total", Counter, &["broker", "kind"], "Times that a broker which answered was found not to answer.";
     CONFIG_GENERATION = "longhaul_config_generation", Gauge, &[], "Counts the documents that were taken up since the start.";
