@@ -2,14 +2,21 @@
 //! all headers, from B's broker back to A's. Events go round once at most, whichever side they entered first.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt;
 use longhaul_test_brokers::nats::Nats;
+use longhaul_tests::client::{Client, Kafka};
 use longhaul_tests::mesh::Mesh;
+use longhaul_tests::sample::Sample;
+use longhaul_tests::started;
 use longhaul_tests::wait::until;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const EVENTS: u64 = 200;
@@ -67,17 +74,35 @@ async fn copies(stream: &jetstream::stream::Stream, expected: u64) -> std::colle
 }
 
 /// Waits until nothing has moved for some seconds: what goes round would move.
-async fn wait_still(a: &jetstream::Context, b: &jetstream::Context) -> (u64, u64) {
+async fn wait_still(mut counts: impl AsyncFnMut() -> (u64, u64)) -> (u64, u64) {
     let mut last = (u64::MAX, u64::MAX);
     let mut since = std::time::Instant::now();
-    until("both streams stand still", PATIENCE, async || {
-        let now = (messages(a).await, messages(b).await);
+    until("both brokers stand still", PATIENCE, async || {
+        let now = counts().await;
         if now != last {
             (last, since) = (now, std::time::Instant::now());
         }
         (since.elapsed() > Duration::from_secs(4)).then_some(now)
     })
     .await
+}
+
+async fn refused(mesh: &Mesh) -> f64 {
+    mesh.metric("a", "longhaul_refused_events_total", &["reason=\"loop\"", "route=\"orders\""]).await
+}
+
+async fn wait_refused(mesh: &Mesh, events: f64) {
+    until("every event was seen to be a loop", PATIENCE, async || (refused(mesh).await >= events).then_some(())).await;
+}
+
+/// A refused event is passed over, and does not hold up what comes behind it.
+async fn wait_level(mesh: &Mesh) {
+    until("nothing is left behind", PATIENCE, async || {
+        let flows = mesh.flows("a").await;
+        let mut out = flows.iter().filter(|flow| flow.end == longhaul_router::End::Out);
+        out.all(|flow| flow.lag_events.unwrap_or(0) == 0 && flow.fault.is_none()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,26 +121,21 @@ async fn a_foreign_bridge_between_two_brokers_makes_no_loop() {
     mesh.wait_streaming("a").await;
     let copied = Arc::new(AtomicU64::new(0));
     let foreign = tokio::spawn(bridge(stream_b.clone(), a.clone(), Arc::clone(&copied)));
-    let refused =
-        async || mesh.metric("a", "longhaul_refused_events_total", &["reason=\"loop\"", "route=\"orders\""]).await;
+    let counts = async || (messages(&a).await, messages(&b).await);
 
     // Entered at A: to B by the route, back to A by the bridge, and no further.
     publish(&a, 0).await;
-    until("every event was seen to be a loop", PATIENCE, async || (refused().await >= EVENTS as f64).then_some(()))
-        .await;
-    assert_eq!(wait_still(&a, &b).await, (2 * EVENTS, EVENTS), "one extra copy in A, none in B");
-    assert_eq!(refused().await, EVENTS as f64);
+    wait_refused(&mesh, EVENTS as f64).await;
+    assert_eq!(wait_still(counts).await, (2 * EVENTS, EVENTS), "one extra copy in A, none in B");
+    assert_eq!(refused(&mesh).await, EVENTS as f64);
     assert_eq!(copied.load(Ordering::Relaxed), EVENTS);
 
     // Entered at B: to A by the bridge first, to B by the route, back to A by the bridge, and no further.
     publish(&b, EVENTS).await;
-    until("every event was seen to be a loop", PATIENCE, async || {
-        (refused().await >= 2.0 * EVENTS as f64).then_some(())
-    })
-    .await;
-    let (in_a, in_b) = wait_still(&a, &b).await;
+    wait_refused(&mesh, 2.0 * EVENTS as f64).await;
+    let (in_a, in_b) = wait_still(counts).await;
     assert_eq!((in_a, in_b), (4 * EVENTS, 3 * EVENTS), "at most one extra copy of each on each side");
-    assert_eq!(refused().await, 2.0 * EVENTS as f64);
+    assert_eq!(refused(&mesh).await, 2.0 * EVENTS as f64);
     for (name, stream, all) in [("a", &stream_a, in_a), ("b", &stream_b, in_b)] {
         let counted = copies(stream, all).await;
         assert_eq!(counted.len() as u64, 2 * EVENTS, "every event is in {name}");
@@ -124,13 +144,79 @@ async fn a_foreign_bridge_between_two_brokers_makes_no_loop() {
     }
     assert!(!foreign.is_finished(), "the bridge runs");
     foreign.abort();
-    // A refused event is passed over, and does not hold up what comes behind it.
-    let flows = mesh.flows("a").await;
-    let out = flows.iter().find(|flow| flow.end == longhaul_router::End::Out).expect("a flow");
-    assert_eq!(out.fault, None);
-    until("nothing is left behind", PATIENCE, async || {
-        let flows = mesh.flows("a").await;
-        flows.iter().all(|flow| flow.lag_events.unwrap_or(0) == 0).then_some(())
-    })
-    .await;
+    wait_level(&mesh).await;
+}
+
+/// Copies what is in a topic, now and later, with key and headers as they are, until it is told to stop.
+fn bridge_kafka(from: &str, to: &str, copied: &AtomicU64, stop: &AtomicBool) {
+    let config = |bootstrap: &str| {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", bootstrap).set("log_level", "3");
+        config
+    };
+    let mut reading = config(from);
+    reading.set("group.id", "bridge").set("auto.offset.reset", "earliest");
+    let consumer: BaseConsumer = reading.create().expect("good options");
+    let producer: ThreadedProducer<DefaultProducerContext> = config(to).create().expect("good options");
+    consumer.subscribe(&[TOPIC]).expect("a topic");
+    while !stop.load(Ordering::Relaxed) {
+        let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
+        let message = message.expect("Kafka answers").detach();
+        let mut record = BaseRecord::to(TOPIC);
+        record.key = message.key();
+        record.payload = message.payload();
+        record.headers = message.headers().cloned();
+        assert!(producer.send(record).is_ok(), "librdkafka has room for a few hundred records");
+        copied.fetch_add(1, Ordering::Relaxed);
+    }
+    producer.flush(PATIENCE).expect("Kafka has it");
+}
+
+const TOPIC: &str = "orders.new";
+
+/// The same between two Kafka clusters, as a mirror of somebody else's would run there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_mirror_between_two_kafka_clusters_makes_no_loop() {
+    let (kafka_a, kafka_b) = tokio::join!(started::kafka(), started::kafka());
+    let (a, b) = (Client::Kafka(Kafka::new(&kafka_a)), Client::Kafka(Kafka::new(&kafka_b)));
+    for client in [&a, &b] {
+        client.prepare(&[TOPIC]).await;
+    }
+    let mut mesh = Mesh::new(&["a", "b"])
+        .broker("a", "events", "kafka: {}", &a.access())
+        .broker("b", "events", "kafka: {}", &b.access())
+        .route(
+            "name: orders\nfrom: {region: a, broker: events, topics: [\"orders.>\"]}\n\
+             to: [{region: b, broker: events, topic: \"{topic}\"}]\nstart: earliest",
+        );
+    mesh.start().await;
+    mesh.wait_streaming("a").await;
+    let (copied, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let foreign = tokio::task::spawn_blocking({
+        let (from, to) = (kafka_b.bootstrap().to_owned(), kafka_a.bootstrap().to_owned());
+        let (copied, stop) = (Arc::clone(&copied), Arc::clone(&stop));
+        move || bridge_kafka(&from, &to, &copied, &stop)
+    });
+    let counts = async || (a.count(TOPIC).await as u64, b.count(TOPIC).await as u64);
+    let sample = |number| Sample::plain(TOPIC, number, 16, 100);
+    let events = usize::try_from(EVENTS).expect("small");
+
+    a.produce(&(0..events).map(sample).collect::<Vec<_>>()).await;
+    wait_refused(&mesh, EVENTS as f64).await;
+    assert_eq!(wait_still(counts).await, (2 * EVENTS, EVENTS), "one extra copy in A, none in B");
+    b.produce(&(events..2 * events).map(sample).collect::<Vec<_>>()).await;
+    wait_refused(&mesh, 2.0 * EVENTS as f64).await;
+    let (in_a, in_b) = wait_still(counts).await;
+    assert_eq!((in_a, in_b), (4 * EVENTS, 3 * EVENTS), "at most one extra copy of each on each side");
+    assert_eq!(refused(&mesh).await, 2.0 * EVENTS as f64);
+    for (name, client) in [("a", &a), ("b", &b)] {
+        let mut times = vec![0; 2 * events];
+        for arrived in client.consume(TOPIC, 2 * events, PATIENCE).await {
+            times[arrived.event.number().expect("a number")] += 1;
+        }
+        assert!(times.iter().all(|times| (1..=2).contains(times)), "in {name}: {times:?}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    foreign.await.expect("the bridge ran to its end");
+    wait_level(&mesh).await;
 }

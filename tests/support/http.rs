@@ -141,3 +141,8 @@ pub fn assert_exactly(found: &[u64], expected: Range<u64>) {
     assert!(turned.is_none(), "order broke behind place {turned:?}");
     assert_eq!(u64::try_from(found.len()).expect("fits"), expected.end - expected.start, "others came in between");
 }
+
+/// The status of a URL, or `None` when nobody answers.
+pub async fn get_status(url: &str) -> Option<u16> {
+    call("GET", url, &[], "").await.map(|(status, _)| status)
+}
