@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use super::Tally;
 use crate::mesh::get;
 use crate::sample::{Arrived, Sample};
+use crate::wait::until;
 
 /// Publishers at the same time: the broker answers when an event is durable, and many wait for one sync.
 const CONNECTIONS: usize = 64;
@@ -54,7 +55,9 @@ impl Embedded {
 
     /// Events of all topics: the broker does not count them apart.
     pub(super) async fn count(&self) -> usize {
-        let (_, body) = get(&format!("{}/v1/topics", self.url)).await.expect("the broker answers");
+        let url = format!("{}/v1/topics", self.url);
+        // Its router may just be starting again.
+        let (_, body) = until("the embedded broker answers", Duration::from_secs(30), async || get(&url).await).await;
         let listing: Value = serde_json::from_str(&body).expect("a listing");
         let number = |name: &str| listing[name].as_u64().expect("a number");
         usize::try_from(number("next") - number("first")).expect("64 bits")

@@ -118,6 +118,8 @@ fn arrived(message: &async_nats::Message) -> Arrived {
         headers.extend(values.iter().map(|value| (name.to_string(), value.as_str().as_bytes().to_vec())));
     }
     headers.sort_by(|(a, _), (b, _)| a.cmp(b));
+    // The server's own, by which it tells repeats; no application wrote it.
+    headers.retain(|(name, _)| name != "Nats-Msg-Id");
     let binary = headers.iter().find(|(name, _)| name == KEY_BASE64);
     let binary = binary.map(|(_, value)| STANDARD.decode(value).expect("base64"));
     let (key, id) = lift(&mut headers);
