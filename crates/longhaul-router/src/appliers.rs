@@ -47,6 +47,12 @@ impl Appliers {
         Arc::new(Self { live, brokers, budget, supervisor, metrics, origin, flows, sinks })
     }
 
+    /// Whether the router drains: no flow may be opened any more.
+    #[must_use]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.supervisor.drain_token().is_cancelled()
+    }
+
     /// The router's metrics.
     #[must_use]
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -89,15 +95,17 @@ impl Appliers {
         }
     }
 
-    /// Gives the opening of a flow to its applier, which is made if there is none.
+    /// Gives the opening of a flow to its applier, which is made if there is none. `known` hears of its mailbox before the applier can
+    /// answer, so that the batches that follow the answer find it.
     ///
     /// # Errors
     /// Why there can be none, as a sentence.
     pub(crate) fn put_open(
         self: &Arc<Self>,
         key: &FlowKey,
+        known: impl Fn(&Arc<Mailbox>),
         open: impl Fn(Plan) -> Inbound,
-    ) -> Result<Arc<Mailbox>, String> {
+    ) -> Result<(), String> {
         let plan = self.plan(key)?;
         let mut flows = self.lock();
         loop {
@@ -109,8 +117,9 @@ impl Appliers {
                     made.0
                 }
             };
+            known(&mailbox);
             match mailbox.put(open(plan.clone())) {
-                Ok(()) => return Ok(mailbox),
+                Ok(()) => return Ok(()),
                 Err(Refused::Closed) => flows.remove(&key.id()),
                 Err(Refused::Flooded) => return Err("the flow is opened too often".into()),
             };
@@ -148,6 +157,10 @@ impl Appliers {
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = Arc::clone(&flow).run() => {}
+                    }
+                    if flow.drain.is_cancelled() {
+                        flow.mailbox.shut();
+                        return appliers.forget(&flow);
                     }
                     if flow.mailbox.close() {
                         return appliers.forget(&flow);

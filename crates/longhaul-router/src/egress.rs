@@ -31,6 +31,9 @@ const FAST_RETRY: Duration = Duration::from_millis(500);
 const SLOW_RETRY: Duration = Duration::from_secs(10);
 /// A flow without an owner gives its sink back after that long.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+/// A sink that has not answered for that long, whatever it was asked, is given up and opened again. Connectors have time limits of
+/// their own, and shorter ones; this is for those that fail.
+const SINK_PATIENCE: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(120) };
 
 /// What a flow follows, from one opening to the next: a changed mesh document may have changed it meanwhile.
 #[derive(Clone)]
@@ -82,9 +85,12 @@ struct Driver {
     committing: Option<BoxFuture<'static, (Position, Result<(), SinkError>)>>,
     /// After a refused event: the position before it, which is confirmed though the cursor may lag behind.
     confirmed: Option<Position>,
-    incarnation: u64,
-    skipped: Vec<u64>,
+    /// Refused events to be left out, as far as the cursor is not beyond them.
+    skipped: Vec<Position>,
     idle_since: Duration,
+    /// When the sink last answered, or was first asked for something.
+    heard: Duration,
+    draining: bool,
 }
 
 impl ApplierFlow {
@@ -103,9 +109,10 @@ impl ApplierFlow {
             writes: FuturesOrdered::new(),
             committing: None,
             confirmed: None,
-            incarnation: 0,
             skipped: Vec::new(),
             idle_since: self.origin.elapsed(),
+            heard: self.origin.elapsed(),
+            draining: false,
             plan: self.plan.clone(),
             flow: self,
         };
@@ -142,23 +149,44 @@ impl Driver {
             let mailbox = Arc::clone(&self.flow.mailbox);
             tokio::select! {
                 biased;
-                () = drain.cancelled(), if !self.flow.status.is_draining() => self.drain(),
+                () = drain.cancelled(), if !self.draining => self.drain(),
                 Some((span, result)) = self.writes.next(), if !self.writes.is_empty() => self.handle_written(span, result),
                 (position, result) = wait_for(&mut self.committing), if self.committing.is_some() => self.handle_committed(position, result),
-                opened = wait_for(&mut self.opening), if self.opening.is_some() => self.handle_opened(opened).await,
+                opened = wait_for(&mut self.opening), if self.opening.is_some() => self.handle_opened(opened),
                 inbound = mailbox.take() => {
                     for one in inbound {
                         self.handle_inbound(one).await;
                         self.do_outputs().await;
                     }
                 }
-                () = sleep_until(timer, self.flow.origin) => { let now = self.flow.now(); self.applier.handle_timeout(now); }
+                () = sleep_until(timer, self.flow.origin) => self.handle_timeout(),
             }
         }
     }
 
+    fn handle_timeout(&mut self) {
+        let now = self.flow.now();
+        self.applier.handle_timeout(now);
+        if self.is_asking() && now >= self.heard + SINK_PATIENCE {
+            let text = format!("the destination broker has not answered for {} s", SINK_PATIENCE.as_secs());
+            self.sink_failed(&SinkError::Transient(text));
+        }
+    }
+
+    /// Whether the sink owes an answer.
+    fn is_asking(&self) -> bool {
+        self.opening.is_some() || self.committing.is_some() || !self.writes.is_empty()
+    }
+
+    /// Notes that the sink is asked for something.
+    fn ask(&mut self) {
+        if !self.is_asking() {
+            self.heard = self.flow.now();
+        }
+    }
+
     fn drain(&mut self) {
-        self.flow.status.set_draining();
+        self.draining = true;
         let now = self.flow.now();
         self.applier.handle_drain(now);
     }
@@ -173,7 +201,6 @@ impl Driver {
                     let reset = reset_frame(attachment.handle(), path_epoch, ResetCode::StaleEpoch, &text, FAST_RETRY);
                     return attachment.send(reset).await;
                 }
-                self.applier.set_bytes_cap(self.share.bytes_max());
                 self.applier.handle_rtt(attachment.rtt());
                 self.partition = partition;
                 let last = (attachment.clone(), path_epoch);
@@ -197,7 +224,7 @@ impl Driver {
 
     /// Goes on with a changed route as if nothing had been accepted: what the destination does not have is sent again, by the new words.
     fn follow(&mut self, plan: Plan) {
-        if plan.hash() != self.plan.hash() && !self.flow.status.is_draining() {
+        if plan.hash() != self.plan.hash() && !self.draining {
             self.drop_writer();
             self.skipped.clear();
             self.applier = Applier::new(ApplierConfig { bytes_cap: self.share.bytes_max() });
@@ -213,8 +240,7 @@ impl Driver {
         let now = self.flow.now();
         self.flow.status.received(span.events, span.bytes);
         match self.applier.handle_batch(now, path_epoch, start, incarnation, span, events) {
-            Offer::Accepted => self.incarnation = incarnation,
-            Offer::Held => {}
+            Offer::Accepted | Offer::Held => {}
             Offer::Duplicate | Offer::Stale => self.flow.status.stale_batch(),
             Offer::Refused(code) => {
                 tracing::warn!(flow = %self.flow.status.name(), code = code.as_str(), "refused a batch; the flow opens again");
@@ -252,25 +278,17 @@ impl Driver {
 
     fn open_sink(&mut self) {
         self.drop_writer();
+        self.ask();
         let (flow, sink, partition) = (Arc::clone(&self.flow), Arc::clone(&self.plan.sink), self.partition);
-        self.opening = Some(async move { sink.open(&flow.key, partition).await }.boxed());
+        let confirmed = self.confirmed;
+        self.opening = Some(async move { open(&*sink, &flow.key, partition, confirmed).await }.boxed());
     }
 
-    async fn handle_opened(&mut self, opened: Result<Opened, SinkError>) {
+    fn handle_opened(&mut self, opened: Result<Opened, SinkError>) {
         self.opening = None;
         match opened {
-            Ok(mut opened) => {
-                let cursor = match self.confirmed.take() {
-                    Some(confirmed) if opened.cursor.is_none_or(|cursor| is_behind(cursor, confirmed)) => {
-                        if let Err(error) = opened.writer.commit(confirmed).await {
-                            self.confirmed = Some(confirmed);
-                            return self.sink_failed(&error);
-                        }
-                        Some(confirmed)
-                    }
-                    _ => opened.cursor,
-                };
-                self.writer = Some(opened.writer);
+            Ok(Opened { writer, cursor }) => {
+                (self.writer, self.confirmed) = (Some(writer), None);
                 let now = self.flow.now();
                 self.applier.handle_sink_open(now, cursor);
             }
@@ -285,17 +303,21 @@ impl Driver {
                 return;
             }
             let Some((span, mut events)) = self.applier.poll_deliver() else { return };
-            if !self.skipped.is_empty() {
-                let skipped = &self.skipped;
-                events.retain(|event| !skipped.contains(&event.offset));
-            }
+            self.leave_out(&mut events);
             self.rebind(&mut events);
+            self.ask();
             self.flow.status.writing(&events);
             let write = match self.writer.as_mut() {
                 Some(writer) if !events.is_empty() => writer.write(events),
                 _ => futures::future::ready(Ok(())).boxed(),
             };
             self.writes.push_back(write.map(move |result| (span, result)).boxed());
+        }
+    }
+
+    fn leave_out(&self, events: &mut Vec<Event>) {
+        if let Some(accepted) = self.applier.accepted().filter(|_| !self.skipped.is_empty()) {
+            events.retain(|event| !self.skipped.contains(&Position { offset: event.offset, ..accepted }));
         }
     }
 
@@ -315,6 +337,7 @@ impl Driver {
 
     fn handle_written(&mut self, span: Span, result: Result<(), SinkError>) {
         let now = self.flow.now();
+        self.heard = now;
         match result {
             Ok(()) => {
                 self.flow.status.delivered(span.events, span.bytes);
@@ -325,6 +348,7 @@ impl Driver {
     }
 
     fn commit(&mut self, position: Position) {
+        self.ask();
         if let Some(writer) = self.writer.as_mut() {
             self.committing = Some(writer.commit(position).map(move |result| (position, result)).boxed());
         }
@@ -333,8 +357,12 @@ impl Driver {
     fn handle_committed(&mut self, position: Position, result: Result<(), SinkError>) {
         self.committing = None;
         let now = self.flow.now();
+        self.heard = now;
         match result {
-            Ok(()) => self.applier.handle_committed(now, position),
+            Ok(()) => {
+                self.skipped.retain(|skipped| is_behind(position, *skipped));
+                self.applier.handle_committed(now, position);
+            }
             Err(error) => self.sink_failed(&error),
         }
     }
@@ -357,14 +385,16 @@ impl Driver {
     fn poisoned(&mut self, offset: u64, error: &SinkError) -> Duration {
         let SinkError::Poison { kind, .. } = error else { return FAST_RETRY };
         self.flow.status.poisoned(*kind);
-        self.confirmed = Some(Position { incarnation: self.incarnation, offset: offset.wrapping_sub(1) });
+        // What is with the sink belongs to the chain that is accepted: a new one waits until the one before it is written.
+        let refused = self.applier.accepted().map(|accepted| Position { offset, ..accepted });
+        self.confirmed = refused.map(|refused| Position { offset: offset.wrapping_sub(1), ..refused });
         match self.plan.route.route().on_poison {
             OnPoison::Halt => SLOW_RETRY,
             OnPoison::Drop => {
                 if self.skipped.len() == SKIPPED_MAX {
                     self.skipped.clear();
                 }
-                self.skipped.push(offset);
+                self.skipped.extend(refused);
                 self.flow.status.dropped(*kind);
                 Duration::ZERO
             }
@@ -380,7 +410,10 @@ impl Driver {
 
     fn timer(&self) -> Option<Duration> {
         let abandoned = self.owner.is_none().then(|| self.idle_since + ABANDONED_AFTER);
-        [self.applier.poll_timeout(), abandoned].into_iter().flatten().min()
+        // With something left to write, it ends with the last write.
+        let abandoned = abandoned.filter(|_| self.can_end());
+        let silent = self.is_asking().then(|| self.heard + SINK_PATIENCE);
+        [self.applier.poll_timeout(), abandoned, silent].into_iter().flatten().min()
     }
 
     /// Drained, or given up by its owner with nothing left to write.
@@ -388,13 +421,34 @@ impl Driver {
         let abandoned = self.owner.is_none() && self.flow.now() >= self.idle_since + ABANDONED_AFTER;
         let drained = self.flow.drain.is_cancelled()
             && matches!(self.applier.state(), ApplierState::Drained | ApplierState::Closed);
-        drained || (abandoned && (self.applier.is_flushed() || self.writer.is_none()))
+        drained || (abandoned && self.can_end())
+    }
+
+    fn can_end(&self) -> bool {
+        self.applier.is_flushed() || self.writer.is_none()
     }
 
     fn show(&mut self) {
+        // The share of everybody changes as flows come and go.
+        self.applier.set_bytes_cap(self.share.bytes_max());
         self.share.set_used(self.applier.committed_bytes());
         self.flow.status.show(&self.applier);
     }
+}
+
+/// Opens a flow. What was confirmed up to a refused event is made durable at once, so that it is not written again.
+async fn open(
+    sink: &dyn Sink,
+    key: &FlowKey,
+    partition: Option<u32>,
+    confirmed: Option<Position>,
+) -> Result<Opened, SinkError> {
+    let mut opened = sink.open(key, partition).await?;
+    if let Some(confirmed) = confirmed.filter(|&at| opened.cursor.is_none_or(|cursor| is_behind(cursor, at))) {
+        opened.writer.commit(confirmed).await?;
+        opened.cursor = Some(confirmed);
+    }
+    Ok(opened)
 }
 
 fn is_behind(cursor: Position, confirmed: Position) -> bool {

@@ -98,7 +98,6 @@ struct Common {
     id: FlowId,
     name: String,
     phase: AtomicU8,
-    draining: AtomicBool,
     fault: Mutex<Option<String>>,
 }
 
@@ -138,8 +137,8 @@ impl Common {
     fn new(key: FlowKey) -> Self {
         let id = key.id();
         let name = format!("{}: {}/{}/{} -> {}/{}", key.route, key.from.0, key.from.1, key.from.2, key.to.0, key.to.1);
-        let (phase, draining) = (AtomicU8::new(Phase::Waiting as u8), AtomicBool::new(false));
-        Self { key, id, name, phase, draining, fault: Mutex::new(None) }
+        let phase = AtomicU8::new(Phase::Waiting as u8);
+        Self { key, id, name, phase, fault: Mutex::new(None) }
     }
 
     fn set_fault(&self, text: &str) -> bool {
@@ -218,17 +217,6 @@ macro_rules! common_methods {
             #[must_use]
             pub(crate) fn phase(&self) -> Phase {
                 self.common.phase()
-            }
-
-            /// Whether the flow knows that the router drains.
-            #[must_use]
-            pub(crate) fn is_draining(&self) -> bool {
-                self.common.draining.load(Relaxed)
-            }
-
-            /// The flow knows that the router drains.
-            pub(crate) fn set_draining(&self) {
-                self.common.draining.store(true, Relaxed);
             }
         }
     )*};

@@ -38,6 +38,8 @@ const FAST_RETRY: Duration = Duration::from_millis(500);
 const COMPRESSION: Compression = Compression::Lz4;
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+/// Batches that are looked at in one turn, so that a flow that skips everything still hears what it is told.
+const TURN_BATCHES: usize = 32;
 
 /// What an owning flow needs to run.
 pub(crate) struct OwnerFlow {
@@ -47,8 +49,9 @@ pub(crate) struct OwnerFlow {
     pub route: Arc<CompiledRoute>,
     /// Which of the route's destinations, by index.
     pub to: usize,
-    /// The shard that it reads.
-    pub shard: Arc<ShardHandle>,
+    /// The shard that it reads, and its place there, which it keeps when this task panics or drains: what is not acknowledged in it
+    /// holds the shard's floor back.
+    pub member: Arc<Member>,
     /// Ways to the destination's region.
     pub links: Arc<Links>,
     /// Where it stands, for people.
@@ -82,7 +85,7 @@ enum Opened {
 struct Driver {
     flow: Arc<OwnerFlow>,
     owner: Owner,
-    member: Member,
+    member: Arc<Member>,
     news: watch::Receiver<u64>,
     port: Option<Port>,
     cursor: Cursor,
@@ -101,15 +104,21 @@ struct Driver {
     skipped_since: Option<Duration>,
     /// The next event does not fit into the credit that is left.
     blocked: bool,
+    /// The last turn ended before everything was looked at.
+    more: bool,
+    /// Beyond the ring with a reader of its own: news of the ring matter.
+    ahead: bool,
+    /// Where it left the ring and opened a reader; when it has to leave there again, it first waits.
+    left_at: Option<u64>,
 }
 
 impl OwnerFlow {
     /// Runs the flow until it is stopped or drained.
     pub(crate) async fn run(self: Arc<Self>) {
-        let replayable = self.shard.shard().replayable;
+        let member = Arc::clone(&self.member);
+        let replayable = member.shard().shard().replayable;
         let owner_epoch = wall_ms();
         let config = OwnerConfig { owner_epoch, replayable, back_off_min: BACK_OFF_MIN, back_off_max: BACK_OFF_MAX };
-        let member = self.shard.join();
         let mut driver = Driver {
             owner: Owner::new(config),
             news: member.news(),
@@ -128,9 +137,13 @@ impl OwnerFlow {
             refusals: Refusals::default(),
             skipped_since: None,
             blocked: false,
+            more: false,
+            ahead: false,
+            left_at: None,
             flow: self,
         };
         driver.run().await;
+        driver.close().await;
         driver.flow.status.set_phase(Phase::Stopped);
     }
 
@@ -140,8 +153,13 @@ impl OwnerFlow {
 }
 
 impl Driver {
+    fn shard(&self) -> &Arc<ShardHandle> {
+        self.member.shard()
+    }
+
     async fn run(&mut self) {
         let mut links = self.flow.links.watch(&self.flow.key.to.0);
+        let mut draining = false;
         loop {
             self.choose_link();
             self.do_outputs().await;
@@ -152,18 +170,20 @@ impl Driver {
             }
             let timer = self.timer();
             let (stop, drain) = (self.flow.stop.clone(), self.flow.drain.clone());
-            let wants_news = matches!(self.cursor, Cursor::Ring) && self.may_send();
+            let rings = matches!(self.cursor, Cursor::Ring) || (self.ahead && matches!(self.cursor, Cursor::Own(_)));
+            let wants_news = rings && self.may_send();
             let wants_read = matches!(self.cursor, Cursor::Own(_)) && self.may_send() && self.rest.is_none();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = drain.cancelled(), if !self.flow.status.is_draining() => self.flow.status.set_draining(),
+                () = drain.cancelled(), if !draining => draining = true,
                 event = port_event(self.port.as_mut()) => self.handle_port(event),
                 _ = links.changed() => {}
                 () = wait_for(&mut self.submitting), if self.submitting.is_some() => self.submitting = None,
                 opened = wait_for(&mut self.opening), if self.opening.is_some() => self.handle_opened(opened),
                 read = read_own(&mut self.cursor), if wants_read => self.handle_read(read),
                 _ = self.news.changed(), if wants_news => {}
+                () = tokio::task::yield_now(), if self.more => {}
                 () = sleep_until(timer, self.flow.origin) => { let now = self.flow.now(); self.owner.handle_timeout(now); }
             }
         }
@@ -187,6 +207,14 @@ impl Driver {
         }
     }
 
+    /// Tells the applier that the flow ends here, so that it does not wait for more.
+    async fn close(&mut self) {
+        if let Some(port) = &self.port {
+            port.cancel();
+            port.send(Frame::Close { handle: port.handle(), path_epoch: self.owner.path_epoch() }).await;
+        }
+    }
+
     async fn do_outputs(&mut self) {
         while let Some(output) = self.owner.poll_output() {
             match output {
@@ -194,7 +222,7 @@ impl Driver {
                 OwnerOutput::Seek { resume } => self.seek(resume),
                 OwnerOutput::SendStart { incarnation, after } => self.send_point(true, incarnation, after),
                 OwnerOutput::SendTouch { incarnation, after } => self.send_point(false, incarnation, after),
-                OwnerOutput::Release { floor } => self.member.release(floor),
+                OwnerOutput::Release { floor } => self.member.release(self.incarnation, floor),
                 OwnerOutput::Cancel { .. } => self.cancel(),
             }
         }
@@ -213,7 +241,7 @@ impl Driver {
             route: key.route,
             from: key.from,
             to: key.to,
-            partition: self.flow.shard.shard().partition,
+            partition: self.shard().shard().partition,
             owner_epoch: self.owner.owner_epoch(),
             path_epoch,
             route_hash: self.flow.route.hash_to(self.flow.to),
@@ -240,7 +268,7 @@ impl Driver {
                 self.cursor = Cursor::Ring;
                 self.seeked(position.incarnation, position.offset, false);
             }
-            _ if self.flow.shard.shard().replayable => self.open_reader(),
+            _ if self.shard().shard().replayable => self.open_reader(),
             _ => {
                 let base = self.member.base();
                 self.opening = Some(base.map(|(incarnation, base)| Opened::Base(incarnation, base)).boxed());
@@ -250,7 +278,7 @@ impl Driver {
 
     fn open_reader(&mut self) {
         let start = self.resume.map_or(start_of(self.flow.route.route().start), Start::After);
-        let shard = Arc::clone(&self.flow.shard);
+        let shard = Arc::clone(self.shard());
         self.opening = Some(async move { Opened::Reader(shard.open(start).await) }.boxed());
     }
 
@@ -288,6 +316,9 @@ impl Driver {
         self.incarnation = incarnation;
         self.next = after.wrapping_add(1);
         (self.skipped_since, self.rest, self.blocked) = (None, None, false);
+        if matches!(self.cursor, Cursor::Ring) {
+            self.flow.status.set_detached(false);
+        }
         let now = self.flow.now();
         let _voided_by_a_later_seek = self.owner.handle_seeked(now, incarnation, after, fresh);
     }
@@ -298,6 +329,8 @@ impl Driver {
             None => Cursor::Ring,
             Some(reader) => Cursor::Own(reader),
         };
+        self.ahead = false;
+        self.flow.status.set_detached(matches!(self.cursor, Cursor::Own(_)));
     }
 
     fn source_failed(&mut self, error: &SourceError) {
@@ -342,12 +375,19 @@ impl Driver {
             && self.owner.allowance().is_some()
     }
 
-    /// Sends from the ring, batch after batch, until it is empty, or credit or the link's queue is full.
+    /// Sends from the ring, batch after batch, until it is empty, or credit or the link's queue is full, or it was enough for a turn.
     fn send_what_is_there(&mut self) {
+        self.more = false;
+        let mut looked_at = 0;
         while self.may_send() {
+            looked_at += 1;
+            if looked_at > TURN_BATCHES {
+                self.more = true;
+                return self.report_progress();
+            }
             let batch = match (&self.cursor, self.rest.take()) {
                 (Cursor::Own(_), Some(rest)) => rest,
-                (Cursor::None, _) => return,
+                (Cursor::None, _) => return self.report_progress(),
                 (Cursor::Own(_), None) => {
                     self.try_reattach();
                     if matches!(self.cursor, Cursor::Own(_)) {
@@ -365,24 +405,33 @@ impl Driver {
         }
     }
 
-    /// A flow with a reader of its own goes back to the ring as soon as the ring holds what it needs next.
+    /// A flow with a reader of its own goes back to the ring as soon as the ring holds what it needs next, or gives it its reader when
+    /// the ring has no use for another.
     fn try_reattach(&mut self) {
-        let position = Position { incarnation: self.incarnation, offset: self.next.wrapping_sub(1) };
-        if self.member.holds(position) && !matches!(self.member.next(self.incarnation, self.next), Next::Elsewhere) {
-            self.cursor = Cursor::Ring;
+        if !matches!(self.member.next(self.incarnation, self.next), Next::Elsewhere) {
+            (self.cursor, self.ahead) = (Cursor::Ring, false);
             self.flow.status.set_detached(false);
+        } else if self.member.wants_reader(self.incarnation, self.next) {
+            if let Cursor::Own(reader) = std::mem::replace(&mut self.cursor, Cursor::None) {
+                self.place(reader, self.next);
+            }
+        } else {
+            self.ahead = self.member.is_beyond(self.incarnation, self.next);
         }
     }
 
     /// The ring has moved on without this flow, or lost its reader: read on alone from the same offset.
     fn leave_ring(&mut self) {
-        if !self.flow.shard.shard().replayable {
-            let now = self.flow.now();
-            self.cursor = Cursor::None;
-            self.owner.handle_seek_failed(now, Duration::ZERO);
-            return;
-        }
         self.cursor = Cursor::None;
+        if !self.shard().shard().replayable {
+            let now = self.flow.now();
+            return self.owner.handle_seek_failed(now, Duration::ZERO);
+        }
+        if self.left_at.take() == Some(self.next) {
+            let reason = self.shard().error().unwrap_or_else(|| "the ring went on without this flow".into());
+            return self.source_failed(&SourceError::Transient(reason));
+        }
+        self.left_at = Some(self.next);
         self.flow.status.set_detached(true);
         self.resume = Some(Position { incarnation: self.incarnation, offset: self.next.wrapping_sub(1) });
         self.open_reader();
@@ -391,7 +440,7 @@ impl Driver {
     fn handle_read(&mut self, read: Result<ReadBatch, SourceError>) {
         match read {
             Ok(batch) => {
-                let batch = admit(self.flow.shard.context(), self.incarnation, self.next, batch);
+                let batch = admit(self.shard().context(), self.incarnation, self.next, batch);
                 self.rest = Some(Arc::new(batch));
             }
             Err(error) => self.source_failed(&error),
@@ -413,7 +462,7 @@ impl Driver {
             if let Err(refusal) = verdict {
                 if refusal.is_poison() && !drops {
                     if self.encoder.is_empty() {
-                        return self.cannot_carry(event.offset, refusal.as_str());
+                        return self.cannot_carry(batch, event.offset, refusal.as_str());
                     }
                     end = event.offset;
                     break;
@@ -423,7 +472,11 @@ impl Driver {
                 self.topic.clear();
                 flow.route.render(flow.to, event, &mut self.topic);
                 let provenance = flow.route.stamp(flow.to, event, admission, &self.topic);
-                let room = bytes_max.saturating_sub(self.encoder.len() as u64);
+                // An event that is larger than a batch goes alone, as soon as there is credit for it.
+                let room = match self.encoder.is_empty() {
+                    true => allowance.bytes,
+                    false => bytes_max.saturating_sub(self.encoder.len() as u64),
+                };
                 let fits = encoded_bound(event, &self.topic, &provenance) <= room
                     && u64::from(self.encoder.count()) < events_max;
                 let alone = self.encoder.is_empty() && allowance.overdraft;
@@ -435,7 +488,7 @@ impl Driver {
                     if drops && !matches!(error, WireError::BatchFull) {
                         self.refusals.add(Refusal::TooLarge);
                     } else if self.encoder.is_empty() {
-                        return self.cannot_carry(event.offset, &error.to_string());
+                        return self.cannot_carry(batch, event.offset, &error.to_string());
                     } else {
                         end = event.offset;
                         break;
@@ -450,23 +503,33 @@ impl Driver {
         if end < batch.end && matches!(self.cursor, Cursor::Own(_)) {
             self.rest = Some(Arc::clone(batch));
         }
+        // Nothing fits into what is left: only an acknowledgement brings more.
+        let starved = end < batch.end && self.encoder.is_empty();
         let moved = self.next != end;
         self.next = end;
         if !self.encoder.is_empty() {
             self.send_span();
         } else if moved {
             self.skipped_since.get_or_insert(self.flow.now());
+            // A flow that never gets to the end of what it skips must say how far it is all the same.
+            self.report_progress();
         }
-        if end < batch.end && self.owner.allowance().is_none_or(|left| left.bytes < BATCH_BYTES_MAX) {
+        if end < batch.end && (starved || self.owner.allowance().is_none_or(|left| left.bytes < BATCH_BYTES_MAX)) {
             let now = self.flow.now();
             self.owner.handle_blocked(now);
             self.blocked = true;
         }
     }
 
-    /// An event that cannot be sent stays in its source; the flow stops before it and says so.
-    fn cannot_carry(&mut self, offset: u64, reason: &str) {
-        self.rest = None;
+    /// An event that cannot be sent stays in its source; the flow stops before it and says so, once all that went before is delivered.
+    fn cannot_carry(&mut self, batch: &Arc<RingBatch>, offset: u64, reason: &str) {
+        (self.rest, self.refusals) = (None, Refusals::default());
+        if self.owner.in_flight() != (0, 0) {
+            self.rest = matches!(self.cursor, Cursor::Own(_)).then(|| Arc::clone(batch));
+            // Looked at again with the next acknowledgement.
+            self.blocked = true;
+            return;
+        }
         let text = format!("the event at offset {offset} cannot be sent: {reason}");
         self.source_failed(&SourceError::Config(text));
     }
@@ -522,7 +585,8 @@ impl Driver {
     }
 
     fn timer(&self) -> Option<Duration> {
-        let progress = self.skipped_since.map(|since| since + PROGRESS_AFTER);
+        // What cannot be sent now is no reason to wake up.
+        let progress = self.skipped_since.filter(|_| self.may_send()).map(|since| since + PROGRESS_AFTER);
         [self.owner.poll_timeout(), progress].into_iter().flatten().min()
     }
 

@@ -21,6 +21,8 @@ mod sessions;
 mod shard;
 mod sources;
 mod supervise;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use documents::{DocumentError, Documents};

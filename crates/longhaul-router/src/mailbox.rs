@@ -102,7 +102,9 @@ impl Mailbox {
         if let Inbound::Batch { span, .. } = &inbound {
             queue.bytes += u64::from(span.bytes);
         }
-        if queue.bytes > MAILBOX_BYTES_MAX || queue.entries.len() >= MAILBOX_ENTRIES_MAX {
+        // The end of an attachment is always heard; there is one for each.
+        let ends = matches!(inbound, Inbound::Gone { .. });
+        if !ends && (queue.bytes > MAILBOX_BYTES_MAX || queue.entries.len() >= MAILBOX_ENTRIES_MAX) {
             return Err(Refused::Flooded);
         }
         queue.entries.push_back(inbound);
@@ -130,6 +132,13 @@ impl Mailbox {
         let mut queue = self.lock();
         queue.closed = queue.entries.is_empty();
         queue.closed
+    }
+
+    /// Takes no more from now on, and drops what is there: nobody will look at it.
+    pub(crate) fn shut(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.entries.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -94,14 +94,14 @@ impl Ring {
         if self.replayable && self.incarnation == Some(incarnation) && self.head == next {
             return;
         }
+        if !self.replayable || self.incarnation != Some(incarnation) {
+            // A new life of the shard: positions of the old one mean nothing here.
+            self.places.values_mut().for_each(|place| *place = Place::default());
+        }
         self.batches.clear();
         self.bytes = 0;
         self.head = next;
         self.incarnation = Some(incarnation);
-        if !self.replayable {
-            // A new life of the shard: positions of the old one mean nothing here.
-            self.places.values_mut().for_each(|place| *place = Place::default());
-        }
     }
 
     /// The reader is gone.
@@ -141,7 +141,7 @@ impl Ring {
         let Some(oldest) = self.batches.front() else { return false };
         let done = |at: Option<u64>| at.is_some_and(|at| at >= oldest.end);
         if !self.replayable {
-            return self.places.values().all(|place| done(place.acked));
+            return !self.places.is_empty() && self.places.values().all(|place| done(place.acked));
         }
         self.places.values().any(|place| place.hungry && place.next == Some(self.head))
             || self.places.values().filter(|place| place.next.is_some()).all(|place| done(place.next))
@@ -166,11 +166,27 @@ impl Ring {
         self.batches.get(at).map_or(Next::Elsewhere, |batch| Next::Batch(Arc::clone(batch)))
     }
 
-    /// Everything before that offset is delivered for that flow.
-    pub(crate) fn handle_acked(&mut self, slot: Slot, end: u64) {
-        if let Some(place) = self.places.get_mut(&slot) {
+    /// Everything before that offset of that incarnation is delivered for that flow. What is said of an incarnation that is over means
+    /// nothing for the one that is read now.
+    pub(crate) fn handle_acked(&mut self, slot: Slot, incarnation: u64, end: u64) {
+        if let Some(place) = self.places.get_mut(&slot).filter(|_| self.incarnation == Some(incarnation)) {
             place.acked = Some(place.acked.map_or(end, |acked| acked.max(end)));
         }
+    }
+
+    /// Whether no flow takes from the ring now.
+    #[must_use]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.places.values().all(|place| place.next.is_none())
+    }
+
+    /// Incarnation and offset from which a flow begins anew: what the ring holds and the flow has not acknowledged. `None` while there
+    /// is no reader.
+    #[must_use]
+    pub(crate) fn base(&self, slot: Slot) -> Option<(u64, u64)> {
+        let (incarnation, first, head) = self.range().filter(|_| self.reading)?;
+        let acked = self.places.get(&slot).and_then(|place| place.acked).unwrap_or(first);
+        Some((incarnation, acked.clamp(first, head)))
     }
 
     /// The offset before which everything is delivered for every flow, when all of them have said so.
@@ -257,13 +273,45 @@ mod tests {
         let mut ring = filled(false, 3);
         let (slow, fast) = (ring.join(), ring.join());
         ring.next(fast, 7, 30);
-        ring.handle_acked(fast, 30);
+        ring.handle_acked(fast, 7, 30);
         assert!(!ring.make_room(300));
         assert_eq!(ring.floor(), None);
-        ring.handle_acked(slow, 10);
+        ring.handle_acked(slow, 7, 10);
         assert!(ring.make_room(300));
         assert_eq!(ring.floor(), Some(10));
         assert!(is_batch(&ring.next(slow, 7, 10), 10));
+    }
+
+    #[test]
+    fn what_is_acknowledged_of_another_life_releases_nothing() {
+        for replayable in [false, true] {
+            let mut ring = filled(replayable, 3);
+            let slot = ring.join();
+            ring.handle_acked(slot, 7, 20);
+            assert_eq!(ring.floor(), Some(20));
+            ring.handle_reader(8, 0);
+            assert_eq!(ring.floor(), None);
+            ring.handle_acked(slot, 7, 30);
+            assert_eq!(ring.floor(), None, "replayable: {replayable}");
+        }
+    }
+
+    #[test]
+    fn a_queue_without_flows_keeps_what_it_has() {
+        let mut ring = filled(false, 3);
+        assert!(!ring.make_room(300));
+        assert_eq!(ring.bytes(), 300);
+    }
+
+    #[test]
+    fn a_flow_begins_anew_behind_what_it_acknowledged() {
+        let mut ring = filled(false, 3);
+        let slot = ring.join();
+        assert_eq!(ring.base(slot), Some((7, 0)));
+        ring.handle_acked(slot, 7, 20);
+        assert_eq!(ring.base(slot), Some((7, 20)));
+        ring.handle_reader_lost();
+        assert_eq!(ring.base(slot), None);
     }
 
     #[test]

@@ -178,6 +178,7 @@ impl Sessions {
         tracing::info!(region = peer.region, router = peer.router, "a router dialled in");
         let session = Arc::new(Session { peer, sender, flows: RwLock::new(HashMap::new()) });
         self.lock().insert(id, Arc::clone(&session));
+        let _end = End { sessions: self, id, session: &session };
         receiver.run_parcels(Arc::clone(&session) as Arc<dyn BatchHandler>);
         let ended = loop {
             let frame = tokio::select! {
@@ -193,8 +194,6 @@ impl Sessions {
             }
         };
         self.note_end(&session.peer, &ended);
-        self.lock().remove(&id);
-        session.forget_all();
     }
 
     async fn open(&self, session: &Arc<Session>, open: FlowOpen) {
@@ -204,8 +203,12 @@ impl Sessions {
             Err(reason) => Err(reason),
         };
         if let Err(reason) = refused {
-            tracing::warn!(region = session.peer.region, reason, "refused a flow");
-            let frame = reset_frame(handle, path_epoch, ResetCode::UnknownRoute, &reason, ROUTE_RETRY);
+            let draining = self.appliers.is_draining();
+            if !draining {
+                tracing::warn!(region = session.peer.region, reason, "refused a flow");
+            }
+            let code = if draining { ResetCode::Draining } else { ResetCode::UnknownRoute };
+            let frame = reset_frame(handle, path_epoch, code, &reason, ROUTE_RETRY);
             let _ = session.sender.send(frame).await;
         }
     }
@@ -213,6 +216,9 @@ impl Sessions {
     fn admit(&self, session: &Session, open: &FlowOpen) -> Result<(), String> {
         if open.from.0 != session.peer.region {
             return Err(format!("a router of {} may not send what comes from {}", session.peer.region, open.from.0));
+        }
+        if self.appliers.is_draining() {
+            return Err("this router drains".into());
         }
         if session.flows().len() >= FLOWS_MAX {
             return Err(format!("one link carries at most {FLOWS_MAX} flows"));
@@ -225,16 +231,36 @@ impl Sessions {
         let id = attachment.id();
         let key = FlowKey { mesh: open.mesh, route: open.route, from: open.from, to: open.to };
         let (owner_epoch, path_epoch, partition) = (open.owner_epoch, open.path_epoch, open.partition);
-        let mailbox = self.appliers.put_open(&key, |plan| Inbound::Open {
-            attachment: attachment.clone(),
-            owner_epoch,
-            path_epoch,
-            partition,
-            plan,
-        })?;
-        let mut flows = session.flows.write().unwrap_or_else(PoisonError::into_inner);
-        flows.insert(open.handle, (mailbox, id));
-        Ok(())
+        let before = session.flows().get(&open.handle).cloned();
+        let known = |mailbox: &Arc<Mailbox>| {
+            let mut flows = session.flows.write().unwrap_or_else(PoisonError::into_inner);
+            flows.insert(open.handle, (Arc::clone(mailbox), id));
+        };
+        let open_frame =
+            |plan| Inbound::Open { attachment: attachment.clone(), owner_epoch, path_epoch, partition, plan };
+        let opened = self.appliers.put_open(&key, known, open_frame);
+        if opened.is_err() {
+            session.forget(open.handle);
+        }
+        // Whoever had this number before, the same flow or another, has it no more.
+        if let Some((mailbox, attachment)) = before {
+            let _ = mailbox.put(Inbound::Gone { attachment });
+        }
+        opened
+    }
+}
+
+/// Ends a session however its serving ends: its flows hear of it, and it is shown no more.
+struct End<'a> {
+    sessions: &'a Sessions,
+    id: u64,
+    session: &'a Session,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.sessions.lock().remove(&self.id);
+        self.session.forget_all();
     }
 }
 

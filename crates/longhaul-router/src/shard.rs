@@ -21,6 +21,8 @@ use crate::supervise::Supervisor;
 
 /// How often the end of a shard is looked at while nothing is read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What a batch is charged for beside its events, so that batches of markers alone fill a ring too.
+const BATCH_OVERHEAD_BYTES: u64 = 256;
 
 /// A shard that is being read, shared by its flows. Its pump ends with the last handle.
 pub(crate) struct ShardHandle {
@@ -127,6 +129,12 @@ impl Member {
         found
     }
 
+    /// The shard.
+    #[must_use]
+    pub(crate) fn shard(&self) -> &Arc<ShardHandle> {
+        &self.shard
+    }
+
     /// Tells of changes of the ring.
     #[must_use]
     pub(crate) fn news(&self) -> watch::Receiver<u64> {
@@ -139,9 +147,9 @@ impl Member {
         self.shard.shared.room.notify_one();
     }
 
-    /// Everything up to that offset is delivered.
-    pub(crate) fn release(&self, durable: u64) {
-        self.shard.shared.lock().ring.handle_acked(self.slot, durable.wrapping_add(1));
+    /// Everything up to that offset of that incarnation is delivered.
+    pub(crate) fn release(&self, incarnation: u64, durable: u64) {
+        self.shard.shared.lock().ring.handle_acked(self.slot, incarnation, durable.wrapping_add(1));
         self.shard.shared.room.notify_one();
     }
 
@@ -154,21 +162,38 @@ impl Member {
             return Some(reader);
         }
         state.ring.handle_reader(reader.incarnation(), next);
-        state.offered = Some(reader);
+        (state.offered, state.error) = (Some(reader), None);
         drop(state);
         self.shard.shared.room.notify_one();
         self.shard.shared.tell();
         None
     }
 
-    /// For a shard that is not replayable: waits for its reader and returns the incarnation and the first offset that is held.
+    /// Whether a flow that stands before that offset with a reader of its own may as well give it to the ring: nobody takes from the
+    /// ring, or nothing fills it, and the flow is beyond what it holds.
+    #[must_use]
+    pub(crate) fn wants_reader(&self, incarnation: u64, next: u64) -> bool {
+        let beyond = self.is_beyond(incarnation, next);
+        let state = self.shard.shared.lock();
+        !state.ring.is_reading() || (beyond && state.ring.is_idle())
+    }
+
+    /// Whether that offset lies beyond what the ring holds.
+    #[must_use]
+    pub(crate) fn is_beyond(&self, incarnation: u64, next: u64) -> bool {
+        let range = self.shard.shared.lock().ring.range();
+        range.is_none_or(|(of, _, head)| of != incarnation || next > head)
+    }
+
+    /// For a shard that is not replayable: waits for its reader and returns the incarnation and the first offset that this flow has
+    /// not acknowledged.
     pub(crate) fn base(&self) -> impl Future<Output = (u64, u64)> + Send + 'static {
-        let (shard, mut news) = (Arc::clone(&self.shard), self.news());
+        let (shard, slot, mut news) = (Arc::clone(&self.shard), self.slot, self.news());
         async move {
             loop {
-                let (reading, range) = shard.shared.reading();
-                if let (true, Some((incarnation, base, _))) = (reading, range) {
-                    return (incarnation, base);
+                let base = shard.shared.lock().ring.base(slot);
+                if let Some(base) = base {
+                    return base;
                 }
                 // The sender lives as long as the shard that this future holds.
                 let _ = news.changed().await;
@@ -200,9 +225,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn reading(&self) -> (bool, Option<(u64, u64, u64)>) {
-        let state = self.lock();
-        (state.ring.is_reading(), state.ring.range())
+    /// A pump that begins has no reader, whatever one that panicked has left behind, unless a flow has offered one since.
+    fn begin_pumping(&self) {
+        let mut state = self.lock();
+        if state.offered.is_none() {
+            state.ring.handle_reader_lost();
+        }
+        drop(state);
+        self.tell();
     }
 
     fn tell(&self) {
@@ -216,6 +246,7 @@ async fn pump(shared: Arc<Shared>, mut share: Share, stop: CancellationToken) {
     let mut back_off = BackOff::new(Duration::from_millis(100), Duration::from_secs(10));
     let mut released = None;
     let mut look = tokio::time::interval(LOOK_EVERY);
+    shared.begin_pumping();
     loop {
         if reader.is_none() && !shared.shard.replayable {
             reader = open_only_reader(&shared, &mut back_off, &stop).await;
@@ -229,7 +260,9 @@ async fn pump(shared: Arc<Shared>, mut share: Share, stop: CancellationToken) {
             }
             let room = state.ring.make_room(share.bytes_max());
             share.set_used(state.ring.bytes());
-            release(reader.as_deref_mut(), state.ring.floor(), &mut released);
+            // Flows leave when the router stops, and then the floor of those who stay says nothing about those who went.
+            let floor = state.ring.floor().filter(|_| !stop.is_cancelled());
+            release(reader.as_deref_mut(), floor, &mut released);
             state.end = reader.as_ref().and_then(|reader| reader.end());
             room
         };
@@ -240,8 +273,15 @@ async fn pump(shared: Arc<Shared>, mut share: Share, stop: CancellationToken) {
             // A paused reader still learns how far its shard has grown.
             _ = look.tick() => {}
             read = read(reader.as_deref_mut()), if room && reader.is_some() => {
-                if !take(&shared, read) {
+                if take(&shared, read) {
+                    back_off.reset();
+                } else {
                     reader = None;
+                    // Before it is read anew: a reader that opens and breaks at once is no reason to hurry. Where flows open readers,
+                    // they look to that themselves.
+                    if !shared.shard.replayable {
+                        wait(back_off.next(), &stop).await;
+                    }
                 }
             }
         }
@@ -277,7 +317,7 @@ fn take(shared: &Shared, read: Result<ReadBatch, SourceError>) -> bool {
             let batch = admit(&shared.context, incarnation, head, batch);
             state = shared.lock();
             // Admission hashes payloads, so it runs without the lock; a reader offered meanwhile wins.
-            if state.offered.is_none() {
+            if state.offered.is_none() && batch.end > batch.first {
                 state.ring.push(batch);
             }
             true
@@ -298,7 +338,8 @@ fn take(shared: &Shared, read: Result<ReadBatch, SourceError>) -> bool {
 /// Judges what was read, once for all flows.
 pub(crate) fn admit(context: &IngressContext, incarnation: u64, first: u64, read: ReadBatch) -> RingBatch {
     let ReadBatch { mut events, last } = read;
-    let bytes = events.iter().map(|event| u64::try_from(event.size()).unwrap_or(u64::MAX)).sum();
+    let of_events: u64 = events.iter().map(|event| u64::try_from(event.size()).unwrap_or(u64::MAX)).sum();
+    let bytes = of_events + BATCH_OVERHEAD_BYTES;
     let admissions = longhaul_route::ingress(&mut events, context, incarnation);
     RingBatch { first, end: last.wrapping_add(1), events, admissions, bytes }
 }
@@ -315,7 +356,6 @@ async fn open_only_reader(
     };
     match opened {
         Ok(reader) => {
-            back_off.reset();
             let mut state = shared.lock();
             state.ring.handle_reader(reader.incarnation(), reader.start().wrapping_add(1));
             state.error = None;
@@ -327,11 +367,15 @@ async fn open_only_reader(
             tracing::warn!(shard = shared.shard.name, %error, "cannot read a shard; trying again");
             shared.lock().error = Some(error.to_string());
             shared.tell();
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(back_off.next()) => {}
-            }
+            wait(back_off.next(), stop).await;
             None
         }
+    }
+}
+
+async fn wait(time: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(time) => {}
     }
 }

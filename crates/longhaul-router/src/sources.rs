@@ -3,7 +3,7 @@
 //! Routes that read the same thing share a source and its shards. A changed route is stopped and started; one that did not change
 //! does not notice a reload.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use longhaul_route::{CompiledRoute, IngressContext};
 use longhaul_telemetry::{Metrics, OutflowMetrics};
 use longhaul_topology::{FlowKey, SourceKind};
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::appliers::place;
 use crate::back_off::BackOff;
@@ -21,7 +21,7 @@ use crate::flow_status::{FlowStatus, FlowView, Phase};
 use crate::ingress::OwnerFlow;
 use crate::links::Links;
 use crate::live::World;
-use crate::shard::ShardHandle;
+use crate::shard::{Member, ShardHandle};
 use crate::supervise::Supervisor;
 
 /// A route as people see it.
@@ -63,8 +63,8 @@ pub(crate) struct Sources {
 #[derive(Default)]
 pub(crate) struct Running {
     shared: HashMap<(String, SourceSpec), Weak<SharedSource>>,
-    /// By route name and index of the destination.
-    routes: HashMap<(String, usize), RunningRoute>,
+    /// By name of the route and place of the destination.
+    routes: HashMap<(String, String), RunningRoute>,
 }
 
 struct RunningRoute {
@@ -74,13 +74,15 @@ struct RunningRoute {
     state: Arc<RouteState>,
 }
 
-/// Where each flow stands, and what it reads, by the name of its shard.
-type FlowsByShard = HashMap<String, (Arc<FlowStatus>, Arc<ShardHandle>)>;
+/// Where each flow stands, and its place at what it reads, by the name of its shard.
+type FlowsByShard = HashMap<String, (Arc<FlowStatus>, Arc<Member>)>;
 
-/// What a running (route, destination) shows.
+/// What a running (route, destination) shows and holds. Its places at the shards outlive its tasks: a flow that has ended still holds
+/// back what it did not deliver, until the route is gone or its successor has places of its own.
 #[derive(Default)]
 struct RouteState {
     flows: Mutex<FlowsByShard>,
+    source: Mutex<Option<Arc<SharedSource>>>,
     error: Mutex<Option<String>>,
 }
 
@@ -97,21 +99,23 @@ impl Sources {
             .table
             .routes()
             .filter(|route| route.route().from.region == region)
-            .flat_map(|route| (0..route.route().to.len()).map(move |to| ((route.route().name.clone(), to), route)))
+            .flat_map(|route| (0..route.route().to.len()).map(move |to| (key(route, to), (route, to))))
             .collect();
-        running.routes.retain(|key, route| {
-            let stays = wanted.get(key).is_some_and(|wanted| wanted.hash_to(key.1) == route.hash);
+        let mut changed = HashMap::new();
+        running.routes.retain(|key, running| {
+            let stays = wanted.get(key).is_some_and(|(route, to)| route.hash_to(*to) == running.hash);
             if !stays {
-                route.stop.cancel();
+                running.stop.cancel();
+                changed.insert(key.clone(), Arc::clone(&running.state));
             }
             if !wanted.contains_key(key) {
-                route.metrics.remove();
+                running.metrics.remove();
             }
             stays
         });
-        for ((name, to), route) in wanted {
-            let key = (name, to);
-            running.routes.entry(key).or_insert_with(|| self.start_route(&world.mesh.name, route, to));
+        for (key, (route, to)) in wanted {
+            let before = changed.remove(&key);
+            running.routes.entry(key).or_insert_with(|| self.start_route(&world.mesh.name, route, to, before));
         }
     }
 
@@ -126,7 +130,7 @@ impl Sources {
     #[must_use]
     pub(crate) fn is_at_rest(&self) -> bool {
         let running = self.lock();
-        let stopped = |(status, _): &(Arc<FlowStatus>, Arc<ShardHandle>)| status.phase() == Phase::Stopped;
+        let stopped = |(status, _): &(Arc<FlowStatus>, Arc<Member>)| status.phase() == Phase::Stopped;
         running.routes.values().all(|route| route.state.flows().values().all(stopped))
     }
 
@@ -136,8 +140,7 @@ impl Sources {
         let running = self.lock();
         let view = |route: &Arc<CompiledRoute>| {
             let declared = route.route();
-            let states: Vec<_> =
-                (0..declared.to.len()).filter_map(|to| running.routes.get(&(declared.name.clone(), to))).collect();
+            let states: Vec<_> = (0..declared.to.len()).filter_map(|to| running.routes.get(&key(route, to))).collect();
             RouteView {
                 name: declared.name.clone(),
                 from: place(&declared.from.region, &declared.from.broker),
@@ -154,7 +157,14 @@ impl Sources {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_route(self: &Arc<Self>, mesh: &str, route: &Arc<CompiledRoute>, to: usize) -> RunningRoute {
+    /// Runs a route to one destination; `before` is what it held before it changed.
+    fn start_route(
+        self: &Arc<Self>,
+        mesh: &str,
+        route: &Arc<CompiledRoute>,
+        to: usize,
+        before: Option<Arc<RouteState>>,
+    ) -> RunningRoute {
         let (stop, state) = (self.supervisor.stop_token().child_token(), Arc::new(RouteState::default()));
         let runner = Arc::new(RouteRunner {
             sources: Arc::clone(self),
@@ -163,6 +173,7 @@ impl Sources {
             to,
             stop: stop.clone(),
             state: Arc::clone(&state),
+            before: Mutex::new(before),
         });
         let name = format!("route {}", route.route().name);
         self.supervisor.spawn(&name, stop.clone(), move || Arc::clone(&runner).run());
@@ -195,7 +206,10 @@ impl RouteState {
     }
 
     fn views(&self) -> Vec<FlowView> {
-        self.flows().values().map(|(status, shard)| status.view(shard.end(), shard.error())).collect()
+        let view = |(status, member): &(Arc<FlowStatus>, Arc<Member>)| {
+            status.view(member.shard().end(), member.shard().error())
+        };
+        self.flows().values().map(view).collect()
     }
 
     fn error(&self) -> Option<String> {
@@ -207,6 +221,12 @@ impl RouteState {
     }
 }
 
+/// What tells running routes apart: a route goes to a place once.
+fn key(route: &CompiledRoute, to: usize) -> (String, String) {
+    let to = &route.route().to[to];
+    (route.route().name.clone(), place(&to.region, &to.broker))
+}
+
 /// Runs one (route, destination).
 struct RouteRunner {
     sources: Arc<Sources>,
@@ -215,6 +235,8 @@ struct RouteRunner {
     to: usize,
     stop: CancellationToken,
     state: Arc<RouteState>,
+    /// What the route held before it changed, until this one has its own places at the same shards.
+    before: Mutex<Option<Arc<RouteState>>>,
 }
 
 impl RouteRunner {
@@ -224,6 +246,7 @@ impl RouteRunner {
             match self.sources.source(&self.route.route().from.broker, self.spec()) {
                 Ok(source) => {
                     self.state.set_error(None);
+                    *self.state.source.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&source));
                     return self.follow_shards(&source).await;
                 }
                 Err(error) => {
@@ -247,18 +270,22 @@ impl RouteRunner {
 
     async fn follow_shards(&self, source: &Arc<SharedSource>) {
         let mut shards = source.source.shards();
-        let mut flows: HashMap<String, CancellationToken> = HashMap::new();
+        // Dropping a guard stops its flow.
+        let mut flows: HashMap<String, DropGuard> = HashMap::new();
         loop {
             let now = Arc::clone(&shards.borrow_and_update());
-            flows.retain(|name, stop| {
-                now.iter().any(|shard| &shard.name == name) || {
-                    self.stop_flow(name, stop);
-                    false
+            let names: HashSet<&str> = now.iter().map(|shard| shard.name.as_str()).collect();
+            flows.retain(|name, _| {
+                let stays = names.contains(name.as_str());
+                if !stays {
+                    self.state.flows().remove(name);
                 }
+                stays
             });
             for shard in now.iter() {
                 flows.entry(shard.name.clone()).or_insert_with(|| self.start_flow(source, shard));
             }
+            drop(self.before.lock().unwrap_or_else(PoisonError::into_inner).take());
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 changed = shards.changed() => if changed.is_err() { self.wait_for_stop().await },
@@ -266,9 +293,6 @@ impl RouteRunner {
             if self.stop.is_cancelled() {
                 break;
             }
-        }
-        for (name, stop) in &flows {
-            self.stop_flow(name, stop);
         }
     }
 
@@ -278,12 +302,7 @@ impl RouteRunner {
         self.stop.cancelled().await;
     }
 
-    fn stop_flow(&self, shard: &str, stop: &CancellationToken) {
-        stop.cancel();
-        self.state.flows().remove(shard);
-    }
-
-    fn start_flow(&self, source: &Arc<SharedSource>, shard: &Shard) -> CancellationToken {
+    fn start_flow(&self, source: &Arc<SharedSource>, shard: &Shard) -> DropGuard {
         let (sources, route) = (&self.sources, self.route.route());
         let to = &route.to[self.to];
         let key = FlowKey {
@@ -295,14 +314,14 @@ impl RouteRunner {
         let metrics =
             sources.metrics.outflow(&key.route, &place(&key.from.0, &key.from.1), &place(&key.to.0, &key.to.1));
         let status = Arc::new(FlowStatus::new(key.clone(), metrics));
-        let handle = self.shard(source, shard);
-        self.state.flows().insert(shard.name.clone(), (Arc::clone(&status), Arc::clone(&handle)));
+        let member = Arc::new(self.shard(source, shard).join());
+        self.state.flows().insert(shard.name.clone(), (Arc::clone(&status), Arc::clone(&member)));
         let stop = self.stop.child_token();
         let flow = Arc::new(OwnerFlow {
             key,
             route: Arc::clone(&self.route),
             to: self.to,
-            shard: handle,
+            member,
             links: Arc::clone(&sources.links),
             status,
             origin: sources.origin,
@@ -311,7 +330,7 @@ impl RouteRunner {
         });
         let name = flow.status.name().to_owned();
         sources.supervisor.spawn(&name, stop.clone(), move || Arc::clone(&flow).run());
-        stop
+        stop.drop_guard()
     }
 
     /// The shared reading of a shard, begun when no flow of any route has it.
