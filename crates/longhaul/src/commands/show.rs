@@ -122,7 +122,12 @@ fn links_table(links: &LinksView) -> String {
         let (region, router) = (session.region.clone(), session.router.clone());
         vec!["from".into(), region, router, "up".into(), "-".into(), session.flows.to_string(), String::new()]
     });
-    render(&["LINK", "REGION", "ROUTER", "STATE", "RTT MS", "FLOWS", "ERROR"], &out.chain(incoming).collect::<Vec<_>>())
+    let table = render(
+        &["LINK", "REGION", "ROUTER", "STATE", "RTT MS", "FLOWS", "ERROR"],
+        &out.chain(incoming).collect::<Vec<_>>(),
+    );
+    let refused = links.refused.iter().map(|refusal| format!("refused ({}): {}", refusal.reason, refusal.text));
+    [table].into_iter().chain(refused).collect::<Vec<_>>().join("\n")
 }
 
 /// The flows as a table; also the live view of `longhaul up`.
