@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::{Budget, Share, Use};
 use crate::flow_status::{InflowStatus, Phase};
 use crate::mailbox::{Attachment, Inbound, Mailbox};
+use crate::waiting::{sleep_until, wait_for};
 
 /// Writes of one flow under way at the same time.
 const WRITES_MAX: usize = 8;
@@ -470,19 +471,5 @@ fn sentence(code: ResetCode) -> &'static str {
         ResetCode::StaleEpoch => "a later owner has the flow",
         ResetCode::Draining => "this router goes away",
         ResetCode::Limits => "more was sent than credit allows",
-    }
-}
-
-async fn wait_for<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Duration>, origin: Instant) {
-    match at {
-        Some(at) => tokio::time::sleep_until((origin + at).into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -15,7 +15,7 @@ use longhaul_event::{Event, Position, Start};
 use longhaul_flow::{Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode, Span};
 use longhaul_link::class_to_wire;
 use longhaul_route::{CompiledRoute, Refusal};
-use longhaul_topology::{Class, FlowKey, OnPoison, RouteStart};
+use longhaul_topology::{Class, FlowKey, OnPoison};
 use longhaul_wire::{
     BATCH_EVENTS_MAX, BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits, WireError,
 };
@@ -24,8 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::flow_status::{FlowStatus, Phase, wall_ms};
 use crate::links::{Links, Port, PortEvent};
+use crate::refusals::Refusals;
 use crate::ring::{Next, RingBatch};
 use crate::shard::{Member, ShardHandle, admit};
+use crate::waiting::{sleep_until, wait_for};
 
 /// Longest time that skipped events wait for the next event before they are reported as progress.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -277,7 +279,7 @@ impl Driver {
     }
 
     fn open_reader(&mut self) {
-        let start = self.resume.map_or(start_of(self.flow.route.route().start), Start::After);
+        let start = self.resume.map_or(self.flow.route.route().start.start(), Start::After);
         let shard = Arc::clone(self.shard());
         self.opening = Some(async move { Opened::Reader(shard.open(start).await) }.boxed());
     }
@@ -601,34 +603,9 @@ impl Driver {
     }
 }
 
-/// Refused events of a batch by reason, so that metrics are looked up once for each reason and not for each event.
-#[derive(Default)]
-struct Refusals(Vec<(Refusal, u64)>);
-
-impl Refusals {
-    fn add(&mut self, refusal: Refusal) {
-        match self.0.iter_mut().find(|(found, _)| *found == refusal) {
-            Some((_, count)) => *count += 1,
-            None => self.0.push((refusal, 1)),
-        }
-    }
-
-    fn flush(&mut self, status: &FlowStatus) {
-        self.0.drain(..).for_each(|(refusal, count)| status.refuse(refusal, count));
-    }
-}
-
 /// Bytes that an event takes in a batch at the most.
 fn encoded_bound(event: &Event, topic: &str, provenance: &[u8]) -> u64 {
     (event.size() + topic.len() + provenance.len()) as u64
-}
-
-fn start_of(start: RouteStart) -> Start {
-    match start {
-        RouteStart::Latest => Start::Latest,
-        RouteStart::Earliest => Start::Earliest,
-        RouteStart::Time(at_ms) => Start::Time(at_ms),
-    }
 }
 
 async fn port_event(port: Option<&mut Port>) -> Option<PortEvent> {
@@ -642,19 +619,5 @@ async fn read_own(cursor: &mut Cursor) -> Result<ReadBatch, SourceError> {
     match cursor {
         Cursor::Own(reader) => reader.read().await,
         Cursor::None | Cursor::Ring => std::future::pending().await,
-    }
-}
-
-async fn wait_for<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Duration>, origin: Instant) {
-    match at {
-        Some(at) => tokio::time::sleep_until((origin + at).into()).await,
-        None => std::future::pending().await,
     }
 }

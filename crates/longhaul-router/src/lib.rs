@@ -14,6 +14,7 @@ mod ingress;
 mod links;
 mod live;
 mod mailbox;
+mod refusals;
 mod reload;
 mod ring;
 mod router;
@@ -24,6 +25,7 @@ mod supervise;
 #[cfg(test)]
 mod tests;
 mod view;
+mod waiting;
 
 pub use documents::{DocumentError, Documents};
 pub use flow_status::{End, FlowView, Phase};

@@ -97,8 +97,11 @@ impl Router {
     /// The links.
     #[must_use]
     pub fn links(&self) -> LinksView {
-        let (out, sessions) = (self.shared.links.view(), &self.shared.sessions);
-        LinksView { out, r#in: sessions.view(), refused: sessions.refused() }
+        LinksView {
+            out: self.shared.links.view(),
+            r#in: self.shared.sessions.view(),
+            refused: self.shared.sessions.refused(),
+        }
     }
 
     /// The routes.

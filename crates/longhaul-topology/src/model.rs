@@ -3,7 +3,7 @@
 //! Everything here is parsed and named; nothing holds an address of a broker or a secret. `longhaul-config` makes these values
 //! from YAML, [`check`](crate::check) judges them, `longhaul-route` builds tables from them.
 
-use longhaul_event::FlowId;
+use longhaul_event::{FlowId, Start};
 use longhaul_topic::Filter;
 
 use crate::Template;
@@ -229,6 +229,18 @@ pub enum RouteStart {
     Earliest,
     /// From that time, milliseconds since the Unix epoch.
     Time(i64),
+}
+
+impl RouteStart {
+    /// Where a reader begins for it.
+    #[must_use]
+    pub fn start(self) -> Start {
+        match self {
+            Self::Latest => Start::Latest,
+            Self::Earliest => Start::Earliest,
+            Self::Time(at_ms) => Start::Time(at_ms),
+        }
+    }
 }
 
 /// What happens to an event that the destination refuses for good.

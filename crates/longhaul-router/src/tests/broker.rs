@@ -281,8 +281,8 @@ impl Reader for LogReader {
         }
         drop(state);
         for name in newly {
-            if !witnesses.iter().all(|witness| witness.holds(&name)) {
-                self.broker.lock().violations.push(format!("{name} was released and not delivered"));
+            if let Some(at) = witnesses.iter().position(|witness| !witness.holds(&name)) {
+                self.broker.lock().violations.push(format!("{name} was released, and sink{at} does not have it"));
             }
         }
     }
