@@ -22,6 +22,7 @@ use longhaul_wire::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::cursor::{Cursor, Opened, read_own};
 use crate::flow_status::{FlowStatus, Phase, wall_ms};
 use crate::links::{Links, Port, PortEvent};
 use crate::refusals::Refusals;
@@ -64,24 +65,6 @@ pub(crate) struct OwnerFlow {
     pub drain: CancellationToken,
     /// Ends the flow at once.
     pub stop: CancellationToken,
-}
-
-/// Where the next events come from.
-enum Cursor {
-    /// Nowhere: not seeked yet.
-    None,
-    /// From the ring.
-    Ring,
-    /// From a reader of its own.
-    Own(Box<dyn Reader>),
-}
-
-/// What seeking found.
-enum Opened {
-    /// A reader of its own on a replayable shard.
-    Reader(Result<Box<dyn Reader>, SourceError>),
-    /// Incarnation and first offset of the one reader of a shard that is not replayable.
-    Base(u64, u64),
 }
 
 struct Driver {
@@ -612,12 +595,5 @@ async fn port_event(port: Option<&mut Port>) -> Option<PortEvent> {
     match port {
         Some(port) => port.event().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn read_own(cursor: &mut Cursor) -> Result<ReadBatch, SourceError> {
-    match cursor {
-        Cursor::Own(reader) => reader.read().await,
-        Cursor::None | Cursor::Ring => std::future::pending().await,
     }
 }

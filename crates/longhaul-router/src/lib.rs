@@ -7,6 +7,7 @@
 mod appliers;
 mod back_off;
 mod budget;
+mod cursor;
 mod documents;
 mod egress;
 mod flow_status;
