@@ -82,6 +82,9 @@ struct Driver {
     submitting: Option<BoxFuture<'static, ()>>,
     opening: Option<BoxFuture<'static, Opened>>,
     resume: Option<Position>,
+    /// Where the flow began, and then what is durable of it: where it goes on when the destination has no cursor, or has lost it. To begin
+    /// where the route says once more would pass over what came in between.
+    begun: Option<Position>,
     encoder: BatchEncoder,
     verdicts: Vec<Result<(), Refusal>>,
     topic: String,
@@ -116,6 +119,7 @@ impl OwnerFlow {
             submitting: None,
             opening: None,
             resume: None,
+            begun: None,
             encoder: BatchEncoder::new(Limits::new(EVENT_BYTES_MAX, u16::MAX)),
             verdicts: Vec::new(),
             topic: String::new(),
@@ -207,7 +211,7 @@ impl Driver {
                 OwnerOutput::Seek { resume } => self.seek(resume),
                 OwnerOutput::SendStart { incarnation, after } => self.send_point(true, incarnation, after),
                 OwnerOutput::SendTouch { incarnation, after } => self.send_point(false, incarnation, after),
-                OwnerOutput::Release { floor } => self.member.release(self.incarnation, floor),
+                OwnerOutput::Release { floor } => self.release(floor),
                 OwnerOutput::Cancel { .. } => self.cancel(),
             }
         }
@@ -233,6 +237,11 @@ impl Driver {
             class: class_to_wire(self.flow.route.route().class),
         };
         port.send(Frame::Open(open)).await;
+    }
+
+    fn release(&mut self, floor: u64) {
+        self.begun = Some(Position { incarnation: self.incarnation, offset: floor });
+        self.member.release(self.incarnation, floor);
     }
 
     fn cancel(&mut self) {
@@ -262,7 +271,7 @@ impl Driver {
     }
 
     fn open_reader(&mut self) {
-        let start = self.resume.map_or(self.flow.route.route().start.start(), Start::After);
+        let start = self.resume.or(self.begun).map_or(self.flow.route.route().start.start(), Start::After);
         let shard = Arc::clone(self.shard());
         self.opening = Some(async move { Opened::Reader(shard.open(start).await) }.boxed());
     }
@@ -300,6 +309,9 @@ impl Driver {
     fn seeked(&mut self, incarnation: u64, after: u64, fresh: bool) {
         self.incarnation = incarnation;
         self.next = after.wrapping_add(1);
+        if fresh {
+            self.begun = Some(Position { incarnation, offset: after });
+        }
         (self.skipped_since, self.rest, self.blocked) = (None, None, false);
         if matches!(self.cursor, Cursor::Ring) {
             self.flow.status.set_detached(false);

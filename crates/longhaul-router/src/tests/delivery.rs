@@ -144,3 +144,23 @@ async fn skipped_events_cost_no_time_while_the_link_is_down() {
     assert!(busy < Duration::from_millis(250), "it worked for {busy:?} of half a second, for nothing");
     mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_holds_before_the_destination_has_noted_it() {
+    let (source, sink) = (Broker::new(34, true, &["a"]), Broker::new(35, true, &[]));
+    sink.faults(|faults| faults.commit = 1_000);
+    let mut latest = route("r", &[0]);
+    latest.start = longhaul_topology::RouteStart::Latest;
+    source.publish("a", 0..5);
+    let mesh = TestMesh::new(source, vec![sink], vec![latest]).start().await;
+    wait_for("the flow to be opened", &mesh, || mesh.sinks[0].opens() > 0).await;
+    mesh.sinks[0].faults(|faults| faults.open = 1_000);
+    // It is opened again because its start could not be noted, in vain.
+    let opens = mesh.sinks[0].opens();
+    wait_for("the flow to be opened again", &mesh, || mesh.sinks[0].opens() > opens + 1).await;
+    mesh.source.publish("a", 5..100);
+    mesh.sinks[0].faults(|faults| (faults.commit, faults.open) = (0, 0));
+    wait_for("all of it", &mesh, || mesh.sinks[0].written("r", "a").len() >= 95).await;
+    assert_eq!(mesh.sinks[0].written("r", "a"), events("a", 100)[5..]);
+    mesh.stop().await;
+}
