@@ -82,11 +82,21 @@ impl Kafka {
             for sample in samples {
                 self.send(sample);
             }
-            self.producer.flush(TIMEOUT).expect("Kafka confirms what was produced");
         });
+        self.flush();
     }
 
-    fn send(&self, sample: &Sample) {
+    /// Waits until everything that was sent is confirmed.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn flush(&self) {
+        let flushed = tokio::task::block_in_place(|| self.producer.flush(TIMEOUT));
+        flushed.expect("Kafka confirms what was produced");
+    }
+
+    /// Sends one event without waiting for its confirmation.
+    pub fn send(&self, sample: &Sample) {
         let mut headers = OwnedHeaders::new_with_capacity(sample.headers.len());
         for (key, value) in &sample.headers {
             headers = headers.insert(Header { key, value: Some(value) });
@@ -104,13 +114,10 @@ impl Kafka {
     }
 
     pub(super) fn count(&self, topic: &str) -> usize {
-        let consumer: BaseConsumer = self.config().create().expect("good options");
-        let partitions = 0..i32::try_from(PARTITIONS).expect("small");
-        let sizes = partitions.map(|partition| {
-            let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT).expect("Kafka answers");
-            usize::try_from(high - low).expect("a partition has no negative size")
-        });
-        tokio::task::block_in_place(|| sizes.sum())
+        tokio::task::block_in_place(|| {
+            let consumer: BaseConsumer = self.config().create().expect("good options");
+            (0..i32::try_from(PARTITIONS).expect("small")).map(|partition| size(&consumer, topic, partition)).sum()
+        })
     }
 
     pub(super) async fn consume(&self, topic: &str, mut tally: Tally) -> Vec<Arrived> {
@@ -140,20 +147,23 @@ impl Kafka {
         reading.await.expect("reading works")
     }
 
-    /// Waits until the broker answers again after a restart.
-    pub fn wait(&self) {
-        let (consumer, end): (BaseConsumer, _) =
-            (self.config().create().expect("good options"), Instant::now() + TIMEOUT);
-        while let Err(error) = consumer.fetch_metadata(None, Duration::from_secs(5)) {
-            assert!(Instant::now() < end, "Kafka does not answer: {error}");
-        }
-    }
-
     fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap).set("group.id", "reader").set("enable.auto.commit", "false");
         config.set("auto.offset.reset", "error").set("fetch.message.max.bytes", BYTES_MAX).set("log_level", "3");
         config
+    }
+}
+
+/// Records of a partition. A broker that has just started has no leaders yet, and says so.
+fn size(consumer: &BaseConsumer, topic: &str, partition: i32) -> usize {
+    let end = Instant::now() + TIMEOUT;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, TIMEOUT) {
+            Ok((low, high)) => return usize::try_from(high - low).expect("a partition has no negative size"),
+            Err(error) => assert!(Instant::now() < end, "Kafka does not tell the size of {topic}/{partition}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

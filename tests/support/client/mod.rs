@@ -106,17 +106,6 @@ impl Client {
             Self::Embedded(client) => client.consume(topic, tally).await,
         }
     }
-
-    /// Produces at a steady rate.
-    pub async fn produce_paced(&self, samples: &[Sample], per_second: usize) {
-        const STEPS_PER_SECOND: usize = 20;
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(STEPS_PER_SECOND).expect("small"));
-        for some in samples.chunks(per_second / STEPS_PER_SECOND) {
-            // The pace is what this is for.
-            ticks.tick().await;
-            self.produce(some).await;
-        }
-    }
 }
 
 /// What a reader of events has so far, and for how long it goes on.

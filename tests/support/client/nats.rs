@@ -15,6 +15,7 @@ use longhaul_test_brokers::nats;
 
 use super::{Tally, lift};
 use crate::sample::{Arrived, Sample};
+use crate::wait::until;
 
 /// The stream of every test.
 const STREAM: &str = "EVENTS";
@@ -65,8 +66,12 @@ impl Nats {
     }
 
     pub(super) async fn count(&self, topic: &str) -> usize {
-        let stream = self.jetstream().await.get_stream(STREAM).await.expect("the stream");
-        let mut subjects = stream.info_with_subjects(topic).await.expect("the stream answers");
+        // A server that has just started does not know its streams yet.
+        let mut subjects = until("the stream answers", Duration::from_secs(30), async || {
+            let stream = self.jetstream().await.get_stream(STREAM).await.ok()?;
+            stream.info_with_subjects(topic).await.ok()
+        })
+        .await;
         match subjects.try_next().await.expect("the stream answers") {
             Some((_, count)) => count,
             None => 0,
@@ -88,15 +93,6 @@ impl Nats {
             tally.push(arrived(&message));
         }
         tally.finish()
-    }
-
-    /// Waits until the server and its stream are back after a restart.
-    pub async fn wait(&self) {
-        crate::wait::until("the stream is there again", Duration::from_secs(30), async || {
-            let client = async_nats::connect(&self.url).await.ok()?;
-            jetstream::new(client).get_stream(STREAM).await.ok().map(drop)
-        })
-        .await;
     }
 }
 
