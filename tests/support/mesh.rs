@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -352,12 +351,11 @@ impl Mesh {
 
 impl Region {
     fn new(name: &str) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         Self {
             name: name.to_owned(),
             declared: Vec::new(),
             access: Vec::new(),
-            link_port: socket.expect("loopback has a free port").port(),
+            link_port: free_port(),
             admin_port: free_port(),
             resolve: BTreeMap::new(),
             process: None,

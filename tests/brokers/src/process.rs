@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// A child process with its output in a file; killed and reaped when dropped.
@@ -72,11 +73,27 @@ impl Drop for Process {
     }
 }
 
-/// A TCP port of loopback that was free a moment ago.
+/// Where ports are looked for: below those that systems give to outgoing connections, so that none of these takes the port of a
+/// server that is just being started or restarted.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// A port of loopback, for TCP and UDP, that was free a moment ago and that this process was not given before.
+///
+/// # Panics
+/// When all are taken.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    // Processes begin at places far apart, and do not meet for a while.
+    let begin = std::process::id().wrapping_mul(7_919);
+    let count = u32::from(PORTS.end - PORTS.start);
+    let next = || {
+        let at = begin.wrapping_add(u32::from(GIVEN.fetch_add(1, Ordering::Relaxed))) % count;
+        PORTS.start + u16::try_from(at).expect("it is below a count of ports")
+    };
+    let free =
+        |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok() && UdpSocket::bind(("127.0.0.1", *port)).is_ok();
+    (0..count).map(|_| next()).find(free).expect("loopback has a free port")
 }
 
 /// Waits until somebody accepts connections there.
