@@ -5,6 +5,7 @@
 //! of its own: the flows at its head find themselves elsewhere, and begin again. A shard that is not replayable has one reader only,
 //! which the pump opens, and opens again with back-off.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ struct Shared {
     shard: Shard,
     source: Arc<dyn Source>,
     context: IngressContext,
+    /// How many flows are to join and have not.
+    joining: Arc<AtomicUsize>,
     state: Mutex<State>,
     /// Something was read, or the ring changed hands.
     news: watch::Sender<u64>,
@@ -55,12 +58,13 @@ pub(crate) struct Member {
 }
 
 impl ShardHandle {
-    /// Begins reading a shard, on demand of its flows.
+    /// Begins reading a shard, on demand of its flows. Nothing of it is released while any are still `joining`.
     #[must_use]
     pub(crate) fn start(
         shard: Shard,
         source: Arc<dyn Source>,
         context: IngressContext,
+        joining: Arc<AtomicUsize>,
         budget: &Arc<Budget>,
         supervisor: &Supervisor,
     ) -> Arc<Self> {
@@ -68,6 +72,7 @@ impl ShardHandle {
         let shared = Arc::new(Shared {
             source,
             context,
+            joining,
             state: Mutex::new(state),
             news: watch::Sender::new(0),
             room: Notify::new(),
@@ -260,8 +265,9 @@ async fn pump(shared: Arc<Shared>, mut share: Share, stop: CancellationToken) {
             }
             let room = state.ring.make_room(share.bytes_max());
             share.set_used(state.ring.bytes());
-            // Flows leave when the router stops, and then the floor of those who stay says nothing about those who went.
-            let floor = state.ring.floor().filter(|_| !stop.is_cancelled());
+            // The floor says nothing about flows that come (routes begin one after the other) or went (the router stops).
+            let floor =
+                state.ring.floor().filter(|_| !stop.is_cancelled() && shared.joining.load(Ordering::Acquire) == 0);
             release(reader.as_deref_mut(), floor, &mut released);
             state.end = reader.as_ref().and_then(|reader| reader.end());
             room

@@ -4,6 +4,7 @@
 //! does not notice a reload.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,8 @@ pub(crate) struct Sources {
 #[derive(Default)]
 pub(crate) struct Running {
     shared: HashMap<(String, SourceSpec), Weak<SharedSource>>,
+    /// How many of those who read the same thing have no places at its shards yet.
+    joining: HashMap<(String, SourceSpec), Arc<AtomicUsize>>,
     /// By name of the route and place of the destination.
     routes: HashMap<(String, String), RunningRoute>,
 }
@@ -88,6 +91,7 @@ struct RouteState {
 
 struct SharedSource {
     source: Arc<dyn Source>,
+    joining: Arc<AtomicUsize>,
     shards: Mutex<HashMap<String, Weak<ShardHandle>>>,
 }
 
@@ -113,9 +117,14 @@ impl Sources {
             }
             stays
         });
+        running.joining.retain(|_, joining| Arc::strong_count(joining) > 1);
         for (key, (route, to)) in wanted {
-            let before = changed.remove(&key);
-            running.routes.entry(key).or_insert_with(|| self.start_route(&world.mesh.name, route, to, before));
+            if !running.routes.contains_key(&key) {
+                let spec = spec(&world.mesh.name, route, to);
+                let joining = running.joining.entry((route.route().from.broker.clone(), spec)).or_default();
+                let before = Before { _state: changed.remove(&key), _joining: Joining::new(joining) };
+                running.routes.insert(key, self.start_route(&world.mesh.name, route, to, before));
+            }
         }
     }
 
@@ -163,7 +172,7 @@ impl Sources {
         mesh: &str,
         route: &Arc<CompiledRoute>,
         to: usize,
-        before: Option<Arc<RouteState>>,
+        before: Before,
     ) -> RunningRoute {
         let (stop, state) = (self.supervisor.stop_token().child_token(), Arc::new(RouteState::default()));
         let runner = Arc::new(RouteRunner {
@@ -173,7 +182,7 @@ impl Sources {
             to,
             stop: stop.clone(),
             state: Arc::clone(&state),
-            before: Mutex::new(before),
+            before: Mutex::new(Some(before)),
         });
         let name = format!("route {}", route.route().name);
         self.supervisor.spawn(&name, stop.clone(), move || Arc::clone(&runner).run());
@@ -194,7 +203,8 @@ impl Sources {
         if let Some(source) = running.shared.get(&key).and_then(Weak::upgrade) {
             return Ok(source);
         }
-        let source = Arc::new(SharedSource { source: connector.source(spec)?, shards: Mutex::default() });
+        let joining = Arc::clone(running.joining.entry(key.clone()).or_default());
+        let source = Arc::new(SharedSource { source: connector.source(spec)?, joining, shards: Mutex::default() });
         running.shared.insert(key, Arc::downgrade(&source));
         Ok(source)
     }
@@ -227,6 +237,14 @@ fn key(route: &CompiledRoute, to: usize) -> (String, String) {
     (route.route().name.clone(), place(&to.region, &to.broker))
 }
 
+/// What a route reads for one destination.
+fn spec(mesh: &str, route: &CompiledRoute, to: usize) -> SourceSpec {
+    let (from, to) = (&route.route().from, &route.route().to[to]);
+    let spool = matches!(from.source, SourceKind::RabbitExchange { .. })
+        .then(|| format!("longhaul.spool.{mesh}.{}.{}.{}", route.route().name, to.region, to.broker));
+    SourceSpec { source: from.source.clone(), spool }
+}
+
 /// Runs one (route, destination).
 struct RouteRunner {
     sources: Arc<Sources>,
@@ -235,15 +253,39 @@ struct RouteRunner {
     to: usize,
     stop: CancellationToken,
     state: Arc<RouteState>,
-    /// What the route held before it changed, until this one has its own places at the same shards.
-    before: Mutex<Option<Arc<RouteState>>>,
+    /// Until this one has places at the shards.
+    before: Mutex<Option<Before>>,
+}
+
+/// What holds back what is read, until a route that was started has its own places at the shards.
+struct Before {
+    /// The places that the route had before it changed.
+    _state: Option<Arc<RouteState>>,
+    /// A route that is new holds everything: its destination has nothing yet.
+    _joining: Joining,
+}
+
+/// Counts one who has no places yet, as long as it lives.
+struct Joining(Arc<AtomicUsize>);
+
+impl Joining {
+    fn new(joining: &Arc<AtomicUsize>) -> Self {
+        joining.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(joining))
+    }
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl RouteRunner {
     async fn run(self: Arc<Self>) {
         let mut back_off = BackOff::new(Duration::from_secs(1), Duration::from_secs(30));
         loop {
-            match self.sources.source(&self.route.route().from.broker, self.spec()) {
+            match self.sources.source(&self.route.route().from.broker, spec(&self.mesh, &self.route, self.to)) {
                 Ok(source) => {
                     self.state.set_error(None);
                     *self.state.source.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&source));
@@ -259,13 +301,6 @@ impl RouteRunner {
                 () = tokio::time::sleep(back_off.next()) => {}
             }
         }
-    }
-
-    fn spec(&self) -> SourceSpec {
-        let (from, to) = (&self.route.route().from, &self.route.route().to[self.to]);
-        let spool = matches!(from.source, SourceKind::RabbitExchange { .. })
-            .then(|| format!("longhaul.spool.{}.{}.{}.{}", self.mesh, self.route.route().name, to.region, to.broker));
-        SourceSpec { source: from.source.clone(), spool }
     }
 
     async fn follow_shards(&self, source: &Arc<SharedSource>) {
@@ -285,7 +320,9 @@ impl RouteRunner {
             for shard in now.iter() {
                 flows.entry(shard.name.clone()).or_insert_with(|| self.start_flow(source, shard));
             }
-            drop(self.before.lock().unwrap_or_else(PoisonError::into_inner).take());
+            if !now.is_empty() {
+                drop(self.before.lock().unwrap_or_else(PoisonError::into_inner).take());
+            }
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 changed = shards.changed() => if changed.is_err() { self.wait_for_stop().await },
@@ -347,6 +384,7 @@ impl RouteRunner {
             shard.clone(),
             Arc::clone(&source.source),
             context,
+            Arc::clone(&source.joining),
             &self.sources.budget,
             &self.sources.supervisor,
         );
