@@ -281,8 +281,9 @@ impl FlowStatus {
         };
         self.set_phase(match owner.state() {
             OwnerState::Idle => Phase::Waiting,
-            OwnerState::Opening | OwnerState::Seeking => Phase::Opening,
-            OwnerState::Streaming => Phase::Streaming,
+            // A flow is open from end to end once its destination has durably noted where it stands.
+            OwnerState::Streaming if owner.acked().is_some() => Phase::Streaming,
+            OwnerState::Opening | OwnerState::Seeking | OwnerState::Streaming => Phase::Opening,
             OwnerState::Faulted => Phase::Faulted,
         });
         self.position.store(owner.sent().map_or(UNKNOWN, |sent| sent.offset), Relaxed);
