@@ -23,7 +23,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cursor::{Cursor, Opened, read_own};
-use crate::flow_status::{FlowStatus, Phase, wall_ms};
+use crate::epochs::Epochs;
+use crate::flow_status::{FlowStatus, Phase};
 use crate::links::{Links, Port, PortEvent};
 use crate::refusals::Refusals;
 use crate::ring::{Next, RingBatch};
@@ -57,6 +58,8 @@ pub(crate) struct OwnerFlow {
     pub member: Arc<Member>,
     /// Ways to the destination's region.
     pub links: Arc<Links>,
+    /// Where its owner epochs come from.
+    pub epochs: Arc<Epochs>,
     /// Where it stands, for people.
     pub status: Arc<FlowStatus>,
     /// Router start, the origin of the state machine's time.
@@ -105,7 +108,9 @@ impl OwnerFlow {
     pub(crate) async fn run(self: Arc<Self>) {
         let member = Arc::clone(&self.member);
         let replayable = member.shard().shard().replayable;
-        let owner_epoch = wall_ms();
+        let Some(owner_epoch) = self.epochs.next(&self.stop) else {
+            return self.status.set_phase(Phase::Stopped);
+        };
         let config = OwnerConfig { owner_epoch, replayable, back_off_min: BACK_OFF_MIN, back_off_max: BACK_OFF_MAX };
         let mut driver = Driver {
             owner: Owner::new(config),

@@ -10,6 +10,7 @@ mod budget;
 mod cursor;
 mod documents;
 mod egress;
+mod epochs;
 mod flow_status;
 mod ingress;
 mod links;

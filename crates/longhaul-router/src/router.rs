@@ -123,6 +123,7 @@ impl Router {
             budget: Arc::clone(&budget),
             supervisor: supervisor.clone(),
             metrics: Arc::clone(&metrics),
+            epochs: Arc::default(),
             origin,
             running: Mutex::default(),
         });

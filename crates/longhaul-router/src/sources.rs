@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::appliers::place;
 use crate::back_off::BackOff;
 use crate::budget::Budget;
+use crate::epochs::Epochs;
 use crate::flow_status::{FlowStatus, FlowView, Phase};
 use crate::ingress::OwnerFlow;
 use crate::links::Links;
@@ -54,6 +55,8 @@ pub(crate) struct Sources {
     pub supervisor: Supervisor,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Owner epochs.
+    pub epochs: Arc<Epochs>,
     /// Router start.
     pub origin: Instant,
     /// What runs.
@@ -360,6 +363,7 @@ impl RouteRunner {
             to: self.to,
             member,
             links: Arc::clone(&sources.links),
+            epochs: Arc::clone(&sources.epochs),
             status,
             origin: sources.origin,
             drain: sources.supervisor.drain_token().clone(),

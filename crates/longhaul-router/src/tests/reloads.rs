@@ -29,6 +29,24 @@ async fn a_reload_of_other_routes_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_reloads_of_one_route_leave_its_last_life_serving() {
+    let (source, sink) = (Broker::new(101, true, &["a", "b"]), Broker::new(102, true, &[]));
+    let mut mesh = TestMesh::new(source, vec![sink], vec![route("r", &[0])]).start().await;
+    for step in 0..30 {
+        mesh.source.publish("a", step * 10..(step + 1) * 10);
+        for policy in [OnPoison::Drop, OnPoison::Halt, OnPoison::Drop] {
+            mesh.routes[0].on_poison = policy;
+            mesh.reload();
+        }
+        let there = || without_repeats(&mesh.sinks[0].written("r", "a")).len();
+        wait_for("all so far", &mesh, || there() >= (step + 1) * 10).await;
+        mesh.routes[0].on_poison = OnPoison::Halt;
+        mesh.reload();
+    }
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_route_says_about_poison_is_taken_up() {
     let (source, sink) = (Broker::new(92, true, &["a"]), Broker::new(93, true, &[]));
     sink.faults(|faults| faults.poison.extend(["a:5".to_owned()]));
