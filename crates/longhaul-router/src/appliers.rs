@@ -1,12 +1,12 @@
 //! All applying flows of this router: made when an owner opens them, found by identity, gone when abandoned.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use longhaul_broker::{Connector, Sink, SinkSpec};
 use longhaul_event::FlowId;
-use longhaul_telemetry::Metrics;
+use longhaul_telemetry::{InflowMetrics, Metrics};
 use longhaul_topology::FlowKey;
 use longhaul_wire::FlowOpen;
 
@@ -29,7 +29,8 @@ pub(crate) struct Appliers {
     metrics: Arc<Metrics>,
     origin: Instant,
     flows: Mutex<FlowsById>,
-    sinks: Mutex<HashMap<(String, SinkSpec), Arc<dyn Sink>>>,
+    /// Shared by the flows that write the same thing, for as long as there are any.
+    sinks: Mutex<HashMap<(String, SinkSpec), Weak<dyn Sink>>>,
 }
 
 impl Appliers {
@@ -137,7 +138,7 @@ impl Appliers {
     }
 
     fn start(self: &Arc<Self>, key: &FlowKey, plan: Plan) -> (Arc<Mailbox>, Arc<InflowStatus>) {
-        let metrics = self.metrics.inflow(&key.route, &place(&key.from.0, &key.from.1), &place(&key.to.0, &key.to.1));
+        let metrics = self.inflow_metrics(key);
         let (mailbox, status) = (Arc::new(Mailbox::default()), Arc::new(InflowStatus::new(key.clone(), metrics)));
         let flow = Arc::new(ApplierFlow {
             key: key.clone(),
@@ -176,6 +177,16 @@ impl Appliers {
         if flows.get(&flow.status.id()).is_some_and(|(mailbox, _)| Arc::ptr_eq(mailbox, &flow.mailbox)) {
             flows.remove(&flow.status.id());
         }
+        // Metrics of a route that is gone from the documents go with its last flow; those of one that rests stay.
+        let is_gone = self.live.load().table.route(&flow.key.route).is_none();
+        if is_gone && !flows.values().any(|(_, status)| is_alike(status.key(), &flow.key)) {
+            drop(flows);
+            self.inflow_metrics(&flow.key).remove();
+        }
+    }
+
+    fn inflow_metrics(&self, key: &FlowKey) -> InflowMetrics {
+        self.metrics.inflow(&key.route, &place(&key.from.0, &key.from.1), &place(&key.to.0, &key.to.1))
     }
 
     fn sink(&self, broker: &str, spec: SinkSpec) -> Result<Arc<dyn Sink>, String> {
@@ -183,17 +194,23 @@ impl Appliers {
             self.brokers.get(broker).ok_or_else(|| format!("this router does not know the broker {broker}"))?;
         let mut sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (broker.to_owned(), spec.clone());
-        if let Some(sink) = sinks.get(&key) {
-            return Ok(Arc::clone(sink));
+        sinks.retain(|_, sink| sink.strong_count() > 0);
+        if let Some(sink) = sinks.get(&key).and_then(Weak::upgrade) {
+            return Ok(sink);
         }
         let sink = connector.sink(spec).map_err(|error| error.to_string())?;
-        sinks.insert(key, Arc::clone(&sink));
+        sinks.insert(key, Arc::downgrade(&sink));
         Ok(sink)
     }
 
     fn lock(&self) -> MutexGuard<'_, FlowsById> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether two flows are of one route between the same two brokers, whatever their shards: they share their metrics.
+fn is_alike(a: &FlowKey, b: &FlowKey) -> bool {
+    (&a.route, &a.from.0, &a.from.1, &a.to) == (&b.route, &b.from.0, &b.from.1, &b.to)
 }
 
 /// `region/broker`, as metrics and views say it.

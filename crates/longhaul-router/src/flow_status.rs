@@ -351,6 +351,12 @@ impl InflowStatus {
         }
     }
 
+    /// Identity of the flow in words.
+    #[must_use]
+    pub(crate) fn key(&self) -> &FlowKey {
+        &self.common.key
+    }
+
     /// Identity of the flow.
     #[must_use]
     pub(crate) fn id(&self) -> FlowId {

@@ -90,6 +90,8 @@ struct State {
 
 #[derive(Default)]
 struct Shown {
+    /// Ends the loop that dials it.
+    dialled_until: CancellationToken,
     link: Option<Arc<Link>>,
     connects: u64,
     error: Option<String>,
@@ -256,7 +258,8 @@ impl Links {
     ) -> CancellationToken {
         let stop = stop.child_token();
         let (links, peer, token) = (Arc::clone(self), peer.clone(), stop.clone());
-        self.lock().shown.insert((peer.region.clone(), address), Shown::default());
+        let shown = Shown { dialled_until: stop.clone(), ..Shown::default() };
+        self.lock().shown.insert((peer.region.clone(), address), shown);
         self.supervisor.spawn(&format!("link to {} at {address}", peer.region), stop.clone(), move || {
             Arc::clone(&links).dial_for_ever(peer.clone(), address, token.clone())
         });
@@ -279,8 +282,13 @@ impl Links {
                 () = tokio::time::sleep(back_off.next()) => {}
             }
         }
-        self.lock().shown.remove(&(peer.region, address));
-        metrics.remove();
+        // A changed region is dialled anew at once, and then this is another's.
+        let mut state = self.lock();
+        let shown = (peer.region, address);
+        if state.shown.get(&shown).is_some_and(|shown| shown.dialled_until.is_cancelled()) {
+            state.shown.remove(&shown);
+            metrics.remove();
+        }
     }
 
     /// Dials and serves the link until it ends. Returns whether it was up.
