@@ -4,6 +4,9 @@
 //! furthest on to the ring ([`ShardHandle::offer_reader`]); from then on they share it. Losing the ring's reader is therefore no case
 //! of its own: the flows at its head find themselves elsewhere, and begin again. A shard that is not replayable has one reader only,
 //! which the pump opens, and opens again with back-off.
+//!
+//! The pump releases to the source what **every** flow has acknowledged of the life that is read now. A flow holds its place from before
+//! the first release until its route is gone: it does not lose it when its task panics, drains or is replaced by a reload.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
