@@ -4,6 +4,8 @@
 //! flow: find a link, open, seek, send, and again from the start whenever something breaks. Order of one turn: outputs of the state
 //! machine, then send if allowed, then wait for whatever comes first.
 
+mod send;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,14 +13,12 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use longhaul_broker::{ReadBatch, Reader, SourceError};
-use longhaul_event::{Event, Position, Start};
-use longhaul_flow::{Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode, Span};
+use longhaul_event::{Position, Start};
+use longhaul_flow::{Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode};
 use longhaul_link::class_to_wire;
 use longhaul_route::{CompiledRoute, Refusal};
-use longhaul_topology::{Class, FlowKey, OnPoison};
-use longhaul_wire::{
-    BATCH_EVENTS_MAX, BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits, WireError,
-};
+use longhaul_topology::{Class, FlowKey};
+use longhaul_wire::{BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -449,113 +449,6 @@ impl Driver {
         }
     }
 
-    /// Encodes what the route takes of a batch, as far as credit goes, and submits it.
-    fn send_batch(&mut self, batch: &Arc<RingBatch>) {
-        let Some(allowance) = self.owner.allowance() else { return };
-        let flow = Arc::clone(&self.flow);
-        let from = batch.events.partition_point(|event| event.offset < self.next);
-        let (events, admissions) = (&batch.events[from..], &batch.admissions[from..]);
-        flow.route.decide_batch(self.flow.to, events, admissions, &mut self.verdicts);
-        let bytes_max = allowance.bytes.min(BATCH_BYTES_MAX);
-        let events_max = allowance.events.min(u64::from(BATCH_EVENTS_MAX));
-        let drops = flow.route.route().on_poison == OnPoison::Drop;
-        let (mut looked_at, mut size, mut end) = (0, 0, batch.end);
-        for ((event, admission), verdict) in events.iter().zip(admissions).zip(&self.verdicts) {
-            if let Err(refusal) = verdict {
-                if refusal.is_poison() && !drops {
-                    if self.encoder.is_empty() {
-                        return self.cannot_carry(batch, event.offset, refusal.as_str());
-                    }
-                    end = event.offset;
-                    break;
-                }
-                self.refusals.add(*refusal);
-            } else {
-                self.topic.clear();
-                flow.route.render(flow.to, event, &mut self.topic);
-                let provenance = flow.route.stamp(flow.to, event, admission, &self.topic);
-                // An event that is larger than a batch goes alone, as soon as there is credit for it.
-                let room = match self.encoder.is_empty() {
-                    true => allowance.bytes,
-                    false => bytes_max.saturating_sub(self.encoder.len() as u64),
-                };
-                let fits = encoded_bound(event, &self.topic, &provenance) <= room
-                    && u64::from(self.encoder.count()) < events_max;
-                let alone = self.encoder.is_empty() && allowance.overdraft;
-                if !(fits || alone) {
-                    end = event.offset;
-                    break;
-                }
-                if let Err(error) = self.encoder.push(event, &self.topic, &provenance) {
-                    if drops && !matches!(error, WireError::BatchFull) {
-                        self.refusals.add(Refusal::TooLarge);
-                    } else if self.encoder.is_empty() {
-                        return self.cannot_carry(batch, event.offset, &error.to_string());
-                    } else {
-                        end = event.offset;
-                        break;
-                    }
-                }
-            }
-            looked_at += 1;
-            size += event.size();
-        }
-        flow.status.read(looked_at, size as u64);
-        self.refusals.flush(&flow.status);
-        if end < batch.end && matches!(self.cursor, Cursor::Own(_)) {
-            self.rest = Some(Arc::clone(batch));
-        }
-        // Nothing fits into what is left: only an acknowledgement brings more.
-        let starved = end < batch.end && self.encoder.is_empty();
-        let moved = self.next != end;
-        self.next = end;
-        if !self.encoder.is_empty() {
-            self.send_span();
-        } else if moved {
-            self.skipped_since.get_or_insert(self.flow.now());
-            // A flow that never gets to the end of what it skips must say how far it is all the same.
-            self.report_progress();
-        }
-        if end < batch.end && (starved || self.owner.allowance().is_none_or(|left| left.bytes < BATCH_BYTES_MAX)) {
-            let now = self.flow.now();
-            self.owner.handle_blocked(now);
-            self.blocked = true;
-        }
-    }
-
-    /// An event that cannot be sent stays in its source; the flow stops before it and says so, once all that went before is delivered.
-    fn cannot_carry(&mut self, batch: &Arc<RingBatch>, offset: u64, reason: &str) {
-        (self.rest, self.refusals) = (None, Refusals::default());
-        if self.owner.in_flight() != (0, 0) {
-            self.rest = matches!(self.cursor, Cursor::Own(_)).then(|| Arc::clone(batch));
-            // Looked at again with the next acknowledgement.
-            self.blocked = true;
-            return;
-        }
-        let text = format!("the event at offset {offset} cannot be sent: {reason}");
-        self.source_failed(&SourceError::Config(text));
-    }
-
-    fn send_span(&mut self) {
-        let Some(sent) = self.owner.sent() else { return };
-        let (events, bytes) = (self.encoder.count(), u32::try_from(self.encoder.len()).unwrap_or(u32::MAX));
-        let span = Span { prev: sent.offset, last: self.next.wrapping_sub(1), events, bytes };
-        let batch = self.encoder.finish(self.chain(false, self.incarnation, span.prev, span.last), COMPRESSION);
-        self.skipped_since = None;
-        if self.owner.handle_sent(self.flow.now(), span) {
-            self.flow.status.sent(events, bytes);
-            self.submit(batch);
-        }
-    }
-
-    /// Skipped events that no event follows are covered by an empty batch after a while, so that cursors move on.
-    fn report_progress(&mut self) {
-        let now = self.flow.now();
-        if self.skipped_since.is_some_and(|since| now >= since + PROGRESS_AFTER) {
-            self.send_span();
-        }
-    }
-
     fn handle_port(&mut self, event: Option<PortEvent>) {
         let now = self.flow.now();
         match event {
@@ -601,11 +494,6 @@ impl Driver {
         let now = self.flow.now();
         self.flow.status.show(&self.owner, now);
     }
-}
-
-/// Bytes that an event takes in a batch at the most.
-fn encoded_bound(event: &Event, topic: &str, provenance: &[u8]) -> u64 {
-    (event.size() + topic.len() + provenance.len()) as u64
 }
 
 async fn port_event(port: Option<&mut Port>) -> Option<PortEvent> {

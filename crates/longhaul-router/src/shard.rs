@@ -1,7 +1,7 @@
 //! A shard that is being read: its ring, and the pump that fills it from one reader.
 //!
 //! Flows of a replayable shard open readers by themselves ([`ShardHandle::open`]) wherever they must begin, and hand the reader that is
-//! furthest on to the ring ([`ShardHandle::offer_reader`]); from then on they share it. Losing the ring's reader is therefore no case
+//! furthest on to the ring ([`Member::offer_reader`]); from then on they share it. Losing the ring's reader is therefore no case
 //! of its own: the flows at its head find themselves elsewhere, and begin again. A shard that is not replayable has one reader only,
 //! which the pump opens, and opens again with back-off.
 //!

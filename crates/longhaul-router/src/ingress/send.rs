@@ -1,0 +1,129 @@
+//! Sending: what of a batch the route takes, as far as credit goes, as one batch on the wire.
+
+use std::sync::Arc;
+
+use longhaul_broker::SourceError;
+use longhaul_event::Event;
+use longhaul_flow::Span;
+use longhaul_route::Refusal;
+use longhaul_topology::OnPoison;
+use longhaul_wire::{BATCH_EVENTS_MAX, WireError};
+
+use super::{BATCH_BYTES_MAX, COMPRESSION, Driver, PROGRESS_AFTER};
+use crate::cursor::Cursor;
+use crate::refusals::Refusals;
+use crate::ring::RingBatch;
+
+impl Driver {
+    /// Encodes what the route takes of a batch, as far as credit goes, and submits it.
+    pub(super) fn send_batch(&mut self, batch: &Arc<RingBatch>) {
+        let Some(allowance) = self.owner.allowance() else { return };
+        let flow = Arc::clone(&self.flow);
+        let from = batch.events.partition_point(|event| event.offset < self.next);
+        let (events, admissions) = (&batch.events[from..], &batch.admissions[from..]);
+        flow.route.decide_batch(self.flow.to, events, admissions, &mut self.verdicts);
+        let bytes_max = allowance.bytes.min(BATCH_BYTES_MAX);
+        let events_max = allowance.events.min(u64::from(BATCH_EVENTS_MAX));
+        let drops = flow.route.route().on_poison == OnPoison::Drop;
+        let (mut looked_at, mut size, mut end) = (0, 0, batch.end);
+        for ((event, admission), verdict) in events.iter().zip(admissions).zip(&self.verdicts) {
+            if let Err(refusal) = verdict {
+                if refusal.is_poison() && !drops {
+                    if self.encoder.is_empty() {
+                        return self.cannot_carry(batch, event.offset, refusal.as_str());
+                    }
+                    end = event.offset;
+                    break;
+                }
+                self.refusals.add(*refusal);
+            } else {
+                self.topic.clear();
+                flow.route.render(flow.to, event, &mut self.topic);
+                let provenance = flow.route.stamp(flow.to, event, admission, &self.topic);
+                // An event that is larger than a batch goes alone, as soon as there is credit for it.
+                let room = match self.encoder.is_empty() {
+                    true => allowance.bytes,
+                    false => bytes_max.saturating_sub(self.encoder.len() as u64),
+                };
+                let fits = encoded_bound(event, &self.topic, &provenance) <= room
+                    && u64::from(self.encoder.count()) < events_max;
+                let alone = self.encoder.is_empty() && allowance.overdraft;
+                if !(fits || alone) {
+                    end = event.offset;
+                    break;
+                }
+                if let Err(error) = self.encoder.push(event, &self.topic, &provenance) {
+                    if drops && !matches!(error, WireError::BatchFull) {
+                        self.refusals.add(Refusal::TooLarge);
+                    } else if self.encoder.is_empty() {
+                        return self.cannot_carry(batch, event.offset, &error.to_string());
+                    } else {
+                        end = event.offset;
+                        break;
+                    }
+                }
+            }
+            looked_at += 1;
+            size += event.size();
+        }
+        flow.status.read(looked_at, size as u64);
+        self.refusals.flush(&flow.status);
+        if end < batch.end && matches!(self.cursor, Cursor::Own(_)) {
+            self.rest = Some(Arc::clone(batch));
+        }
+        // Nothing fits into what is left: only an acknowledgement brings more.
+        let starved = end < batch.end && self.encoder.is_empty();
+        let moved = self.next != end;
+        self.next = end;
+        if !self.encoder.is_empty() {
+            self.send_span();
+        } else if moved {
+            self.skipped_since.get_or_insert(self.flow.now());
+            // A flow that never gets to the end of what it skips must say how far it is all the same.
+            self.report_progress();
+        }
+        if end < batch.end && (starved || self.owner.allowance().is_none_or(|left| left.bytes < BATCH_BYTES_MAX)) {
+            let now = self.flow.now();
+            self.owner.handle_blocked(now);
+            self.blocked = true;
+        }
+    }
+
+    /// An event that cannot be sent stays in its source; the flow stops before it and says so, once all that went before is delivered.
+    fn cannot_carry(&mut self, batch: &Arc<RingBatch>, offset: u64, reason: &str) {
+        (self.rest, self.refusals) = (None, Refusals::default());
+        if self.owner.in_flight() != (0, 0) {
+            self.rest = matches!(self.cursor, Cursor::Own(_)).then(|| Arc::clone(batch));
+            // Looked at again with the next acknowledgement.
+            self.blocked = true;
+            return;
+        }
+        let text = format!("the event at offset {offset} cannot be sent: {reason}");
+        self.source_failed(&SourceError::Config(text));
+    }
+
+    fn send_span(&mut self) {
+        let Some(sent) = self.owner.sent() else { return };
+        let (events, bytes) = (self.encoder.count(), u32::try_from(self.encoder.len()).unwrap_or(u32::MAX));
+        let span = Span { prev: sent.offset, last: self.next.wrapping_sub(1), events, bytes };
+        let batch = self.encoder.finish(self.chain(false, self.incarnation, span.prev, span.last), COMPRESSION);
+        self.skipped_since = None;
+        if self.owner.handle_sent(self.flow.now(), span) {
+            self.flow.status.sent(events, bytes);
+            self.submit(batch);
+        }
+    }
+
+    /// Skipped events that no event follows are covered by an empty batch after a while, so that cursors move on.
+    pub(super) fn report_progress(&mut self) {
+        let now = self.flow.now();
+        if self.skipped_since.is_some_and(|since| now >= since + PROGRESS_AFTER) {
+            self.send_span();
+        }
+    }
+}
+
+/// Bytes that an event takes in a batch at the most.
+fn encoded_bound(event: &Event, topic: &str, provenance: &[u8]) -> u64 {
+    (event.size() + topic.len() + provenance.len()) as u64
+}
