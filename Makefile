@@ -31,10 +31,12 @@ unit:
 	$(CARGO) run --quiet --package xtask -- brokers
 	$(CARGO) test --workspace --exclude longhaul-tests --exclude longhaul-benches --quiet
 
-# The whole system: real brokers, real router processes, one scenario after the other.
+# The whole system: real brokers, real router processes, one scenario after the other. What is selected keeps to the same set of packages as
+# above, so that nothing is built twice.
+SCENARIOS = $(shell sed -n '/^\[\[test\]\]/,$$s/^name = "\(.*\)"/\1/p' tests/Cargo.toml)
 system:
-	$(CARGO) build --package longhaul
-	$(CARGO) test --package longhaul-tests -- --test-threads=1
+	$(CARGO) build --workspace --exclude longhaul-tests --exclude longhaul-benches --bin longhaul
+	$(CARGO) test --workspace --exclude longhaul-benches $(SCENARIOS:%=--test %) -- --test-threads=1
 
 bench: needs
 	$(CARGO) bench --package longhaul-benches $(ARGS)
