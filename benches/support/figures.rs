@@ -65,7 +65,7 @@ pub struct Random(pub u64);
 impl Random {
     /// The next number.
     #[must_use]
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -76,6 +76,6 @@ impl Random {
     /// Bytes without a pattern, a multiple of 8.
     #[must_use]
     pub fn bytes(&mut self, len: usize) -> Bytes {
-        (0..len / 8).flat_map(|_| self.next().to_le_bytes()).collect::<Vec<u8>>().into()
+        (0..len / 8).flat_map(|_| self.draw().to_le_bytes()).collect::<Vec<u8>>().into()
     }
 }
