@@ -72,14 +72,14 @@ impl<'a> Reader<'a> {
     }
 
     fn event(&mut self, first: bool) -> Result<Event, WireError> {
-        let flags = self.take(1)?[0];
+        let flags = self.bytes(1)?[0];
         if flags & !flag::ALL != 0 {
             return Err(WireError::Flags("event"));
         }
         let has = |bit: u8| flags & bit != 0;
         let offset = self.offset(first)?;
         self.time_ms = self.time_ms.wrapping_add(unzigzag(self.varint()?));
-        let id = u128::from_le_bytes(self.take(16)?[..].try_into().expect("sixteen bytes make a u128"));
+        let id = u128::from_le_bytes(self.bytes(16)?.try_into().expect("sixteen bytes make a u128"));
         if !has(flag::SAME_TOPIC) {
             self.topic = Some(Topic::from_bytes(self.slice()?).map_err(|_| WireError::Topic)?);
         }
@@ -136,10 +136,17 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, len: usize) -> Result<Bytes, WireError> {
+        let start = self.at;
+        self.bytes(len)?;
+        Ok(self.raw.slice(start..self.at))
+    }
+
+    /// The next bytes, borrowed: sharing them would cost more than reading them.
+    fn bytes(&mut self, len: usize) -> Result<&[u8], WireError> {
         let end = self.at.checked_add(len).filter(|&end| end <= self.raw.len()).ok_or(WireError::Truncated("event"))?;
-        let taken = self.raw.slice(self.at..end);
+        let bytes = &self.raw[self.at..end];
         self.at = end;
-        Ok(taken)
+        Ok(bytes)
     }
 
     fn varint(&mut self) -> Result<u64, WireError> {

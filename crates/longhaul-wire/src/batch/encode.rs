@@ -44,6 +44,8 @@ pub struct BatchEncoder {
     lz4: Option<CompressTable>,
     zstd: Option<zstd::bulk::Compressor<'static>>,
     scratch: Vec<u8>,
+    /// Room that the last batch took: the next one gets as much at once, or its events are copied again and again while it grows.
+    room: usize,
 }
 
 impl BatchEncoder {
@@ -61,6 +63,7 @@ impl BatchEncoder {
             lz4: None,
             zstd: None,
             scratch: Vec::new(),
+            room: 0,
         }
     }
 
@@ -130,6 +133,8 @@ impl BatchEncoder {
         }
         header.write(&mut self.raw);
         self.restart();
+        // Full batches differ a little in size, and the last event was given more room than it needed.
+        self.room = self.raw.len() + self.raw.len() / 16;
         self.raw.split().freeze()
     }
 
@@ -154,10 +159,12 @@ impl BatchEncoder {
     }
 
     fn write(&mut self, event: &Event, topic: &str, provenance: &[u8], bytes: usize) {
+        let needed = bytes + EVENT_FRAME_BYTES_MAX;
         if self.raw.is_empty() {
+            self.raw.reserve(self.room.max(BATCH_HEADER_BYTES + needed));
             self.raw.put_bytes(0, BATCH_HEADER_BYTES);
         }
-        self.raw.reserve(bytes + EVENT_FRAME_BYTES_MAX);
+        self.raw.reserve(needed);
         let same_topic = self.count > 0 && self.topic == topic.as_bytes();
         self.raw.put_u8(flags(event, same_topic, provenance));
         put_varint(&mut self.raw, event.offset.wrapping_sub(self.offset));
