@@ -4,7 +4,7 @@
 //! or has been written. What a bridge of somebody else brought is known to be where it is read now, though its path does not say so:
 //! that place is added to the path together with the next one.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use longhaul_event::Event;
 use longhaul_event::provenance::{HOPS_MAX, Hop, Place, View, topic_hash};
 
@@ -94,20 +94,18 @@ impl CompiledRoute {
     }
 
     /// The provenance to write with the event at that destination under that topic, if [`decide`](Self::decide) took it: what it came
-    /// with, and the hop.
+    /// with, and the hop. Replaces what is in `provenance`, whose room serves one event after the other.
     ///
     /// # Panics
     /// When there is no such destination.
-    #[must_use]
-    pub fn stamp(&self, to: usize, event: &Event, admission: &Admission, topic: &str) -> Bytes {
+    pub fn stamp(&self, to: usize, event: &Event, admission: &Admission, topic: &str, provenance: &mut BytesMut) {
         debug_assert!(!matches!(admission, Admission::Refused(_)), "what was refused is not written");
-        let Some(path) = View::new(&event.provenance) else { return event.provenance.clone() };
+        provenance.clear();
+        let Some(path) = View::new(&event.provenance) else { return provenance.extend_from_slice(&event.provenance) };
         let hops = [hop(self.place, event.topic.as_str()), hop(self.destinations[to].place, topic)];
         let new = if path.visited(self.place) { &hops[1..] } else { &hops[..] };
-        let mut bytes = BytesMut::new();
-        let fits = path.extend_into(new, &mut bytes);
+        let fits = path.extend_into(new, provenance);
         debug_assert!(fits, "the decision refuses what has too many hops");
-        bytes.freeze()
     }
 }
 

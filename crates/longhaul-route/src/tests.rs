@@ -6,13 +6,15 @@ mod ingress;
 mod render;
 mod rings;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use longhaul_event::{Event, EventId, Headers, Identity};
 use longhaul_topic::{Filter, Topic};
 use longhaul_topology::{
     Broker, BrokerKind, Class, From, Guarantee, Mesh, OnPoison, Region, Route, RouteStart, SinkKind, SourceKind,
     Template, To,
 };
+
+use crate::{Admission, CompiledRoute};
 
 pub(crate) fn event(topic: &str) -> Event {
     Event {
@@ -26,6 +28,13 @@ pub(crate) fn event(topic: &str) -> Event {
         identity: Identity::Unique,
         provenance: Bytes::new(),
     }
+}
+
+/// The provenance that an event is written with at the first destination.
+pub(crate) fn stamp(route: &CompiledRoute, event: &Event, admission: Admission, topic: &str) -> Bytes {
+    let mut provenance = BytesMut::from("of the event before");
+    route.stamp(0, event, &admission, topic, &mut provenance);
+    provenance.freeze()
 }
 
 pub(crate) fn headers(pairs: &[(&str, &[u8])]) -> Headers {

@@ -9,7 +9,7 @@ mod send;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use longhaul_broker::{ReadBatch, Reader, SourceError};
@@ -91,6 +91,7 @@ struct Driver {
     encoder: BatchEncoder,
     verdicts: Vec<Result<(), Refusal>>,
     topic: String,
+    provenance: BytesMut,
     refusals: Refusals,
     skipped_since: Option<Duration>,
     /// The next event does not fit into the credit that is left.
@@ -128,6 +129,7 @@ impl OwnerFlow {
             encoder: BatchEncoder::new(Limits::new(EVENT_BYTES_MAX, u16::MAX)),
             verdicts: Vec::new(),
             topic: String::new(),
+            provenance: BytesMut::new(),
             refusals: Refusals::default(),
             skipped_since: None,
             blocked: false,

@@ -7,7 +7,7 @@ use longhaul_topology::Predicate;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Admission, CompiledRoute, IngressContext, Refusal, RouteTable, ingress};
+use crate::{IngressContext, Refusal, RouteTable, ingress};
 
 const REGIONS: [&str; 4] = ["a", "x", "y", "z"];
 
@@ -36,7 +36,7 @@ fn decide(route: &CompiledRoute, event: Event) -> Result<Event, Refusal> {
     route.decide(0, &event, admission)?;
     let mut topic = String::new();
     route.render(0, &event, &mut topic);
-    event.provenance = route.stamp(0, &event, &admission, &topic);
+    event.provenance = stamp(route, &event, admission, &topic);
     Ok(event)
 }
 
@@ -224,7 +224,7 @@ proptest! {
             prop_assert_eq!(verdict, sample.expected(), "{:?}", sample);
             prop_assert_eq!(verdict, route.decide(0, event, *admission));
             if verdict.is_ok() {
-                let stamped = Provenance::decode(&route.stamp(0, event, admission, "t")).unwrap();
+                let stamped = Provenance::decode(&stamp(&route, event, *admission, "t")).unwrap();
                 prop_assert!(stamped.visited(place("z")) && stamped.visited(place("a")));
                 prop_assert!(*admission != Admission::Same || stamped.visited(place(REGIONS[sample.origin.unwrap()])));
             }

@@ -66,7 +66,7 @@ impl World {
             match route.decide(0, &event, admission) {
                 Ok(()) => {
                     assert!(!before.visited(Place::of("shop", REGIONS[to], "b")), "never where it has been");
-                    let provenance = route.stamp(0, &event, &admission, "t");
+                    let provenance = stamp(route, &event, admission, "t");
                     assert!(Provenance::decode(&provenance).unwrap().hops.len() <= HOPS_MAX);
                     written.push((to, Event { provenance, ..event.clone() }));
                 }

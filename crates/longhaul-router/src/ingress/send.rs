@@ -39,20 +39,20 @@ impl Driver {
             } else {
                 self.topic.clear();
                 flow.route.render(flow.to, event, &mut self.topic);
-                let provenance = flow.route.stamp(flow.to, event, admission, &self.topic);
+                flow.route.stamp(flow.to, event, admission, &self.topic, &mut self.provenance);
                 // An event that is larger than a batch goes alone, as soon as there is credit for it.
                 let room = match self.encoder.is_empty() {
                     true => allowance.bytes,
                     false => bytes_max.saturating_sub(self.encoder.len() as u64),
                 };
-                let fits = encoded_bound(event, &self.topic, &provenance) <= room
+                let fits = encoded_bound(event, &self.topic, &self.provenance) <= room
                     && u64::from(self.encoder.count()) < events_max;
                 let alone = self.encoder.is_empty() && allowance.overdraft;
                 if !(fits || alone) {
                     end = event.offset;
                     break;
                 }
-                if let Err(error) = self.encoder.push(event, &self.topic, &provenance) {
+                if let Err(error) = self.encoder.push(event, &self.topic, &self.provenance) {
                     if drops && !matches!(error, WireError::BatchFull) {
                         self.refusals.add(Refusal::TooLarge);
                     } else if self.encoder.is_empty() {
