@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 struct Run {
     rate: f64,
     cpu_us: f64,
+    /// Of each process.
+    parts_us: Vec<f64>,
     peak_bytes: u64,
 }
 
@@ -56,8 +58,8 @@ fn compare() {
         routed.push(clusters.run_routers(nth));
     }
     println!("Kafka to Kafka, {events} events of 1 KiB, {PARTITIONS} partitions, {REPETITIONS} times each, in turns:");
-    print_runs("pipe", &piped);
-    print_runs("two routers", &routed);
+    print_runs("pipe", &[], &piped);
+    print_runs("two routers", &["far", "near"], &routed);
     let ratio = |figure: &dyn Fn(&Run) -> f64| {
         Spread::of(&routed.iter().zip(&piped).map(|(a, b)| figure(a) / figure(b)).collect::<Vec<_>>())
     };
@@ -67,10 +69,13 @@ fn compare() {
     println!("  ratio of CPU    {cpu:.2}   required at most {REQUIRED_CPU}: {}", verdict(cpu.median() <= REQUIRED_CPU));
 }
 
-fn print_runs(name: &str, runs: &[Run]) {
+fn print_runs(name: &str, parts: &[&str], runs: &[Run]) {
     let spread = |figure: &dyn Fn(&Run) -> f64| Spread::of(&runs.iter().map(figure).collect::<Vec<_>>());
     println!("  {name:<14}  {:.0} events/s", spread(&|run| run.rate));
     println!("    CPU           {:.2} us/event", spread(&|run| run.cpu_us));
+    for (part, name) in parts.iter().enumerate() {
+        println!("      {name:<11} {:.2}", spread(&|run| run.parts_us[part]));
+    }
     println!(
         "    peak memory   {:.0} MiB, the largest process",
         spread(&|run| run.peak_bytes as f64 / f64::from(1 << 20))
@@ -110,7 +115,7 @@ impl Clusters {
     /// From a twentieth on, when everybody is under way, to the end.
     fn measure(&self, topic: &str, children: &[Child]) -> Run {
         let consumer = pipe::consumer(self.to.bootstrap());
-        let cpu = || children.iter().map(Child::cpu).sum::<Duration>();
+        let cpu = || children.iter().map(Child::cpu).collect::<Vec<_>>();
         let started = Instant::now();
         let wait_for = |events: u64| loop {
             let count = pipe::count(&consumer, topic).unwrap_or_default();
@@ -129,9 +134,12 @@ impl Clusters {
         // Something sent twice would show by now.
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(pipe::count(&consumer, topic), Some(self.events), "every event arrives once");
+        let part = |(after, before): (&Duration, &Duration)| (*after - *before).as_secs_f64() * 1e6 / events;
+        let parts_us: Vec<f64> = after.2.iter().zip(&before.2).map(part).collect();
         Run {
             rate: events / (after.0 - before.0).as_secs_f64(),
-            cpu_us: (after.2 - before.2).as_secs_f64() * 1e6 / events,
+            cpu_us: parts_us.iter().sum(),
+            parts_us,
             peak_bytes: children.iter().map(Child::peak_bytes).max().unwrap_or_default(),
         }
     }
