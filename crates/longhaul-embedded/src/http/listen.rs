@@ -1,15 +1,24 @@
-//! A listener with a limit: a connection beyond it is accepted when another one ends.
+//! A listener with a limit: a connection beyond it is accepted when another one ends. A connection is not closed under an answer that its
+//! client has not read yet.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+
+/// How long a client may go on to send after it was refused. A socket that is closed over unread bytes resets its peer, which then loses the
+/// answer that says why.
+const LINGER: Duration = Duration::from_secs(5);
+/// What of it is read at a time.
+const DISCARDED_BYTES: usize = 16 << 10;
 
 /// Accepts so many connections at once.
 pub(super) struct Limited {
@@ -33,7 +42,7 @@ impl Listener for Limited {
         let (stream, addr) = Listener::accept(&mut self.listener).await;
         // An answer is small and awaited: it must not wait for an acknowledgement. Without it, it is only slower.
         let _ = stream.set_nodelay(true);
-        (Connection { stream, _room: room }, addr)
+        (Connection { stream, lingers: None, _room: room }, addr)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -44,6 +53,8 @@ impl Listener for Limited {
 /// A connection, and its place in the limit.
 pub(super) struct Connection {
     stream: TcpStream,
+    /// From our end of the stream until its client's.
+    lingers: Option<Pin<Box<Sleep>>>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -62,8 +73,25 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    /// Ends our direction, and reads the other one to its end without keeping it.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, lingers, .. } = self.get_mut();
+        let lingers = match lingers {
+            Some(lingers) => lingers,
+            None => {
+                ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                lingers.insert(Box::pin(sleep(LINGER)))
+            }
+        };
+        let mut room = [0; DISCARDED_BYTES];
+        while lingers.as_mut().poll(cx).is_pending() {
+            let mut read = ReadBuf::new(&mut room);
+            let ended = ready!(Pin::new(&mut *stream).poll_read(cx, &mut read));
+            if ended.is_err() || read.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_vectored(
