@@ -149,6 +149,9 @@ impl Settings {
             .set("acks", "all")
             .set("message.timeout.ms", "0")
             .set("linger.ms", "1")
+            // librdkafka spins while a partition has events that are due and a request under way. It rests as soon as one request of the
+            // connection waits to be sent, and a broker works on one at a time anyway: two hide the round trip.
+            .set("max.in.flight.requests.per.connection", "2")
             .set("partitioner", "murmur2_random")
             // How long a topic that has vanished may come back before its events fail.
             .set("topic.metadata.propagation.max.ms", "10000")
