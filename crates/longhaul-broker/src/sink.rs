@@ -1,8 +1,8 @@
 //! The writing port.
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use longhaul_event::{Event, Position};
-use longhaul_topology::{FlowKey, SinkKind};
+use longhaul_topology::{FlowKey, Guarantee, SinkKind};
 
 use crate::SinkError;
 
@@ -11,6 +11,8 @@ use crate::SinkError;
 pub struct SinkSpec {
     /// What the route says.
     pub sink: SinkKind,
+    /// What the route promises. A connector that cannot keep it refuses the sink, or the flow when it only knows then, with a sentence.
+    pub guarantee: Guarantee,
 }
 
 /// A sink: opens flows.
@@ -36,7 +38,16 @@ pub trait Writer: Send + 'static {
     /// has its final topic and provenance already; the writer maps, strips control headers and sends.
     fn write(&mut self, events: Vec<Event>) -> BoxFuture<'static, Result<(), SinkError>>;
 
-    /// Writes the cursor. The caller calls it only after every write up to that position has resolved, and waits for one commit
+    /// Writes like [`write`](Self::write), and makes `cursor` durable with the last of the events, as one: after a crash the destination
+    /// has both or neither. Called instead of `write`, on a sink for effectively-once. An event that is refused as poison is refused
+    /// alone: everything before it is written and the cursor stands before it. Other sinks refuse.
+    fn write_with_cursor(&mut self, events: Vec<Event>, cursor: Position) -> BoxFuture<'static, Result<(), SinkError>> {
+        let _ = (events, cursor);
+        let reason = "this destination does not take events and their cursor as one";
+        Box::pin(ready(Err(SinkError::Config(reason.to_owned()))))
+    }
+
+    /// Writes the cursor; where it stands there already, resolves at once. The caller calls it only after every write up to that position has resolved, and waits for one commit
     /// before it starts the next.
     fn commit(&mut self, cursor: Position) -> BoxFuture<'static, Result<(), SinkError>>;
 }

@@ -105,7 +105,7 @@ impl Log {
         let (reply, answer) = oneshot::channel();
         let records = Records::encode_positional(&events);
         drop(events);
-        self.ask(Command::Append { records, lease: None, reply }, answer).await
+        self.ask(Command::Append { records, lease: None, cursor: None, reply }, answer).await
     }
 
     /// Opens a flow for writing; the writer before it is out from then on.

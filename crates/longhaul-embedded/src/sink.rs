@@ -109,14 +109,19 @@ fn given_up() -> StoreError {
     StoreError::Failing { full: false, reason: "a write before this one was given up".to_owned() }
 }
 
-impl Writer for LogWriter {
-    fn write(&mut self, mut events: Vec<Event>) -> BoxFuture<'static, Result<(), SinkError>> {
+impl LogWriter {
+    fn append(
+        &mut self,
+        mut events: Vec<Event>,
+        mut cursor: Option<Position>,
+    ) -> BoxFuture<'static, Result<(), SinkError>> {
         if self.spent.load(Ordering::Acquire) {
             return futures::future::ready(Err(spent())).boxed();
         }
         let poison = events.iter().position(|event| larger(event, self.log.event_bytes_max()));
         let poison = poison.map(|at| {
             let refused = too_large(&events[at], self.log.event_bytes_max());
+            cursor = cursor.map(|cursor| Position { offset: events[at].offset.wrapping_sub(1), ..cursor });
             events.truncate(at);
             // From here on nothing of this flow may be written: it would stand before the event that is refused now.
             self.spent.store(true, Ordering::Release);
@@ -128,9 +133,19 @@ impl Writer for LogWriter {
         let (reply, answer) = oneshot::channel();
         let records = Records::encode(&events);
         drop(events);
-        let way = self.send(Command::Append { records, lease: Some(self.lease), reply });
+        let way = self.send(Command::Append { records, lease: Some(self.lease), cursor, reply });
         let written = self.settle(way, answer);
         async move { written.await.and_then(|()| poison.map_or(Ok(()), Err)) }.boxed()
+    }
+}
+
+impl Writer for LogWriter {
+    fn write(&mut self, events: Vec<Event>) -> BoxFuture<'static, Result<(), SinkError>> {
+        self.append(events, None)
+    }
+
+    fn write_with_cursor(&mut self, events: Vec<Event>, cursor: Position) -> BoxFuture<'static, Result<(), SinkError>> {
+        self.append(events, Some(cursor))
     }
 
     fn commit(&mut self, cursor: Position) -> BoxFuture<'static, Result<(), SinkError>> {

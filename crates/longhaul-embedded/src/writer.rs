@@ -43,8 +43,8 @@ pub(crate) struct Lease {
 
 /// What the thread is asked for.
 pub(crate) enum Command {
-    /// Append events, for a flow or for a publisher; answers with the first offset.
-    Append { records: Records, lease: Option<Lease>, reply: Reply<u64> },
+    /// Append events, for a flow or for a publisher, and set the flow's cursor with them if it is given; answers with the first offset.
+    Append { records: Records, lease: Option<Lease>, cursor: Option<Position>, reply: Reply<u64> },
     /// Set the cursor of a flow.
     Cursor { lease: Lease, cursor: Position, reply: Reply<()> },
     /// Open a flow: everybody else's right to write it ends, then the cursor is read.
@@ -250,9 +250,12 @@ fn apply(
             answers.push(Answer::Append(reply, Err(StoreError::Fenced)));
             Ok(false)
         }
-        Command::Append { mut records, reply, .. } => {
+        Command::Append { mut records, lease, cursor, reply } => {
             let first =
                 tables.append(&mut records, now_ms, |offset| position_id(cluster, state.extent.incarnation, offset));
+            if let (Some(lease), Some(cursor), Ok(_)) = (lease, cursor, &first) {
+                tables.set_cursor(lease.flow, cursor)?;
+            }
             answers.push(Answer::Append(reply, first.clone()));
             first.map(|_| records.len() > 0)
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use longhaul_broker::{Connector, Context, Health, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
 use longhaul_config::Kafka;
-use longhaul_topology::{SinkKind, SourceKind};
+use longhaul_topology::{Guarantee, SinkKind, SourceKind};
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
@@ -63,6 +63,9 @@ impl Connector for KafkaConnector {
     }
 
     fn sink(&self, spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError> {
+        if spec.guarantee == Guarantee::EffectivelyOnce {
+            return Err(SinkError::Config("this destination is not written effectively once yet".to_owned()));
+        }
         let SinkKind::Kafka { partition, tombstone_on_empty } = spec.sink else {
             return Err(SinkError::Config("a Kafka broker takes Kafka topics only".to_owned()));
         };

@@ -4,7 +4,7 @@ mod common;
 
 use longhaul_broker::conformance::{Subject, run};
 use longhaul_broker::{Connector, SinkSpec, SourceSpec};
-use longhaul_topology::{BrokerKind, Partition, SinkKind, SourceKind};
+use longhaul_topology::{BrokerKind, Guarantee, Partition, SinkKind, SourceKind};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_conforms() {
@@ -19,7 +19,10 @@ async fn kafka_conforms() {
         connector,
         kind: BrokerKind::Kafka,
         source: SourceSpec { source: SourceKind::Kafka { topics: filters }, spool: None },
-        sink: SinkSpec { sink: SinkKind::Kafka { partition: Partition::Key, tombstone_on_empty: false } },
+        sink: SinkSpec {
+            sink: SinkKind::Kafka { partition: Partition::Key, tombstone_on_empty: false },
+            guarantee: Guarantee::AtLeastOnce,
+        },
         topics: names.iter().map(|name| common::topic(name)).collect(),
         mesh: common::MESH.to_owned(),
         region: common::REGION.to_owned(),

@@ -10,7 +10,7 @@ use longhaul_broker::{Connector, Poison, Sink, SinkError, SinkSpec};
 use longhaul_config::CreateTopics;
 use longhaul_event::Event;
 use longhaul_kafka::KafkaConnector;
-use longhaul_topology::{Partition, SinkKind};
+use longhaul_topology::{Guarantee, Partition, SinkKind};
 use tokio::time::timeout;
 
 async fn write(sink: &dyn Sink, events: Vec<Event>) -> Result<(), SinkError> {
@@ -201,7 +201,10 @@ async fn keys_go_where_java_puts_them_and_same_goes_where_it_was() {
     let text = config(opened.writer.write(keyed(&topic(&name), 1, 1)).await);
     assert!(text.contains("none with number 7"), "{text}");
 
-    let dying = SinkSpec { sink: SinkKind::Kafka { partition: Partition::Key, tombstone_on_empty: true } };
+    let dying = SinkSpec {
+        sink: SinkKind::Kafka { partition: Partition::Key, tombstone_on_empty: true },
+        guarantee: Guarantee::AtLeastOnce,
+    };
     let dying = connector.sink(dying).expect("a Kafka sink");
     let buried = unique("buried");
     kafka.create_topic(&buried, 1).expect("the topic can be made");

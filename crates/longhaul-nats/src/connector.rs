@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use longhaul_broker::{Connector, Context, Health, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
 use longhaul_config::Nats;
-use longhaul_topology::{SinkKind, SourceKind};
+use longhaul_topology::{Guarantee, SinkKind, SourceKind};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -82,6 +82,9 @@ impl Connector for NatsConnector {
     }
 
     fn sink(&self, spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError> {
+        if spec.guarantee == Guarantee::EffectivelyOnce {
+            return Err(SinkError::Config("this destination is not written effectively once yet".to_owned()));
+        }
         let streams = match spec.sink {
             SinkKind::JetStream => true,
             SinkKind::CoreNats => false,

@@ -8,7 +8,7 @@ use longhaul_broker::conformance::{self, Subject};
 use longhaul_broker::{Connector, SinkSpec, SourceSpec};
 use longhaul_test_brokers::nats::Nats;
 use longhaul_topic::Topic;
-use longhaul_topology::{BrokerKind, SinkKind, SourceKind};
+use longhaul_topology::{BrokerKind, Guarantee, SinkKind, SourceKind};
 use support::{access, connector, filters, named, sink_spec, source_spec, stream};
 
 async fn run(nats: &Nats, source: SourceSpec, sink: SinkSpec, too_large_bytes: usize) {
@@ -39,12 +39,12 @@ async fn streams_found_by_filters_keep_the_contract() {
 async fn captured_subjects_keep_the_contract() {
     let nats = Nats::start_with("").expect("a server");
     let source = source_spec(SourceKind::NatsCapture { topics: filters(&["a.>", "b"]) });
-    run(&nats, source, SinkSpec { sink: SinkKind::CoreNats }, 2 << 20).await;
+    run(&nats, source, SinkSpec { sink: SinkKind::CoreNats, guarantee: Guarantee::AtLeastOnce }, 2 << 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn core_subjects_keep_what_applies_of_the_contract() {
     let nats = Nats::start_with("").expect("a server");
     let source = source_spec(SourceKind::CoreNats { topics: filters(&["a.>", "b"]) });
-    run(&nats, source, SinkSpec { sink: SinkKind::CoreNats }, 2 << 20).await;
+    run(&nats, source, SinkSpec { sink: SinkKind::CoreNats, guarantee: Guarantee::AtLeastOnce }, 2 << 20).await;
 }

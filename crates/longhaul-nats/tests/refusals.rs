@@ -7,7 +7,7 @@ use longhaul_broker::{Connector, Health, Poison, SinkError, SinkSpec, SourceErro
 use longhaul_config::Nats as Access;
 use longhaul_event::{Headers, Position, Start};
 use longhaul_test_brokers::nats::Nats;
-use longhaul_topology::{SinkKind, SourceKind};
+use longhaul_topology::{Guarantee, SinkKind, SourceKind};
 use support::*;
 use tokio::time::timeout;
 
@@ -140,7 +140,8 @@ async fn a_topic_that_is_no_subject_is_poison() {
     for (sink, topic) in
         [(SinkKind::JetStream, "a..b"), (SinkKind::CoreNats, "a b"), (SinkKind::JetStream, "$JS.API.STREAM.PURGE.S")]
     {
-        let (mut writer, _) = writer(&connector, SinkSpec { sink }, &flow("f")).await;
+        let (mut writer, _) =
+            writer(&connector, SinkSpec { sink, guarantee: Guarantee::AtLeastOnce }, &flow("f")).await;
         let refused = write(&mut *writer, vec![event(0, "a.x"), event(9, topic)]).await;
         assert!(matches!(refused, Err(SinkError::Poison { offset: 9, kind: Poison::BadTopic, .. })), "{refused:?}");
     }

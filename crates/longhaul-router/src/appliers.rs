@@ -133,7 +133,8 @@ impl Appliers {
         let route = Arc::clone(world.table.route(&key.route).ok_or("the route is gone")?);
         let to = route.route().to.iter().position(|to| to.region == key.to.0 && to.broker == key.to.1);
         let to = to.ok_or("the route is gone")?;
-        let sink = self.sink(&key.to.1, SinkSpec { sink: route.route().to[to].sink.clone() })?;
+        let spec = SinkSpec { sink: route.route().to[to].sink.clone(), guarantee: route.route().guarantee };
+        let sink = self.sink(&key.to.1, spec)?;
         Ok(Plan { sink, route, to })
     }
 

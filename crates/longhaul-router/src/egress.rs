@@ -15,7 +15,7 @@ use longhaul_broker::{Opened, Sink, SinkError, Writer};
 use longhaul_event::{Event, Position};
 use longhaul_flow::{Applier, ApplierConfig, ApplierOutput, ApplierState, Offer, ResetCode, Span};
 use longhaul_route::CompiledRoute;
-use longhaul_topology::{FlowKey, OnPoison};
+use longhaul_topology::{FlowKey, Guarantee, OnPoison};
 use longhaul_wire::Frame;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +50,11 @@ pub(crate) struct Plan {
 impl Plan {
     fn hash(&self) -> u64 {
         self.route.hash_to(self.to)
+    }
+
+    /// Whether the cursor goes with the events.
+    fn is_atomic(&self) -> bool {
+        self.route.route().guarantee == Guarantee::EffectivelyOnce
     }
 }
 
@@ -309,6 +314,10 @@ impl Driver {
             self.ask();
             self.flow.status.writing(&events);
             let write = match self.writer.as_mut() {
+                Some(writer) if !events.is_empty() && self.plan.is_atomic() => {
+                    let accepted = self.applier.accepted().expect("what is delivered was accepted");
+                    writer.write_with_cursor(events, Position { offset: span.last, ..accepted })
+                }
                 Some(writer) if !events.is_empty() => writer.write(events),
                 _ => futures::future::ready(Ok(())).boxed(),
             };

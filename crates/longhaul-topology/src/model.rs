@@ -210,7 +210,7 @@ pub enum Partition {
 }
 
 /// What a route promises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Guarantee {
     /// No loss, no duplicate.
     EffectivelyOnce,

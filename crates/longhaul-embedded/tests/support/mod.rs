@@ -18,7 +18,7 @@ use longhaul_config::Embedded as Access;
 use longhaul_embedded::{Embedded, EmbeddedError};
 use longhaul_event::{Event, EventId, Headers, Identity, Start};
 use longhaul_topic::{Filter, Topic};
-use longhaul_topology::{FlowKey, SinkKind, SourceKind};
+use longhaul_topology::{FlowKey, Guarantee, SinkKind, SourceKind};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -56,7 +56,7 @@ pub fn source(filters: &[&str]) -> SourceSpec {
 }
 
 pub fn sink() -> SinkSpec {
-    SinkSpec { sink: SinkKind::Embedded }
+    SinkSpec { sink: SinkKind::Embedded, guarantee: Guarantee::AtLeastOnce }
 }
 
 pub fn flow(route: &str) -> FlowKey {

@@ -15,7 +15,7 @@ use longhaul_event::{Event, EventId, Headers, Identity, Start};
 use longhaul_kafka::KafkaConnector;
 use longhaul_test_brokers::kafka::Kafka;
 use longhaul_topic::{Filter, Topic};
-use longhaul_topology::{FlowKey, Partition, SinkKind, SourceKind};
+use longhaul_topology::{FlowKey, Guarantee, Partition, SinkKind, SourceKind};
 use tokio::time::timeout;
 
 pub(crate) const MESH: &str = "mesh";
@@ -73,7 +73,12 @@ pub(crate) fn source(connector: &KafkaConnector, name: &str) -> Arc<dyn Source> 
 }
 
 pub(crate) fn sink(connector: &KafkaConnector, partition: Partition) -> Arc<dyn Sink> {
-    connector.sink(SinkSpec { sink: SinkKind::Kafka { partition, tombstone_on_empty: false } }).expect("a Kafka sink")
+    connector
+        .sink(SinkSpec {
+            sink: SinkKind::Kafka { partition, tombstone_on_empty: false },
+            guarantee: Guarantee::AtLeastOnce,
+        })
+        .expect("a Kafka sink")
 }
 
 pub(crate) fn flow(route: &str) -> FlowKey {

@@ -14,7 +14,7 @@ use longhaul_event::{Event, EventId, Headers, Identity, Start};
 use longhaul_nats::NatsConnector;
 use longhaul_test_brokers::nats::Nats;
 use longhaul_topic::{Filter, Topic};
-use longhaul_topology::{FlowKey, SinkKind, SourceKind};
+use longhaul_topology::{FlowKey, Guarantee, SinkKind, SourceKind};
 use tokio::time::{Instant, timeout};
 
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ pub fn source_spec(source: SourceKind) -> SourceSpec {
 }
 
 pub fn sink_spec() -> SinkSpec {
-    SinkSpec { sink: SinkKind::JetStream }
+    SinkSpec { sink: SinkKind::JetStream, guarantee: Guarantee::AtLeastOnce }
 }
 
 pub fn filters(texts: &[&str]) -> Vec<Filter> {

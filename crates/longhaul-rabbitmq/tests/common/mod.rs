@@ -19,7 +19,7 @@ use longhaul_config::{QueueType, RabbitMq as Access, Secret};
 use longhaul_event::{Event, EventId, Headers, Identity, Start};
 use longhaul_rabbitmq::RabbitMqConnector;
 use longhaul_topic::{Filter, Topic};
-use longhaul_topology::{FlowKey, SinkKind, SourceKind};
+use longhaul_topology::{FlowKey, Guarantee, SinkKind, SourceKind};
 use tokio::time::{Instant, sleep, timeout};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,11 +54,11 @@ pub fn queue_spec(queue: &str) -> SourceSpec {
 }
 
 pub fn to_exchange(exchange: &str) -> SinkSpec {
-    SinkSpec { sink: SinkKind::RabbitExchange { exchange: exchange.to_owned() } }
+    SinkSpec { sink: SinkKind::RabbitExchange { exchange: exchange.to_owned() }, guarantee: Guarantee::AtLeastOnce }
 }
 
 pub fn to_queue(queue: &str) -> SinkSpec {
-    SinkSpec { sink: SinkKind::RabbitQueue { queue: queue.to_owned() } }
+    SinkSpec { sink: SinkKind::RabbitQueue { queue: queue.to_owned() }, guarantee: Guarantee::AtLeastOnce }
 }
 
 pub fn flow(route: &str) -> FlowKey {

@@ -6,19 +6,40 @@ use crate::{Guarantee, Mesh, Route, SinkKind, SourceKind};
 pub(super) fn check(mesh: &Mesh, problems: &mut Vec<Problem>) {
     for (at, route) in mesh.routes.iter().enumerate() {
         match route.guarantee {
-            Guarantee::EffectivelyOnce => problems.push(effectively_once(at, route)),
+            Guarantee::EffectivelyOnce => effectively_once(at, route, problems),
             Guarantee::AtLeastOnce => at_least_once(at, route, problems),
             Guarantee::AtMostOnce => at_most_once(at, route, problems),
         }
     }
 }
 
-fn effectively_once(at: usize, route: &Route) -> Problem {
-    let message = format!("route `{}` asks for effectively-once, which is not available yet", route.name);
-    Problem::new(ProblemKind::Guarantee, Place::Guarantee(at), "not available yet", message).help(
-        "at-least-once loses nothing; a duplicate comes only after a crash and always has the identity of the first, \
-         by which the reader can leave it out",
-    )
+/// Both ends must be able to: a source that can be read again from a position, and a destination that takes events and cursor as one, or
+/// knows an event that it has.
+fn effectively_once(at: usize, route: &Route, problems: &mut Vec<Problem>) {
+    const HELP: &str = "say `guarantee: at-least-once`: it loses nothing, and a duplicate comes only after a crash and always has the \
+                        identity of the first, by which the reader can leave it out";
+    let cannot = |reason: &str| {
+        let message = format!("route `{}` cannot keep effectively-once: {reason}", route.name);
+        Problem::new(ProblemKind::Guarantee, Place::Guarantee(at), "cannot be kept", message).help(HELP)
+    };
+    let source = match &route.from.source {
+        SourceKind::RabbitExchange { .. } | SourceKind::RabbitQueue { .. } => {
+            Some("what was taken from a RabbitMQ queue cannot be read again from a position")
+        }
+        SourceKind::CoreNats { .. } => Some("core NATS forgets what nobody takes at once"),
+        _ => None,
+    };
+    problems.extend(source.map(|reason| cannot(reason).with(Place::From(at), "this source")));
+    for (i, to) in route.to.iter().enumerate() {
+        let reason = match to.sink {
+            SinkKind::RabbitExchange { .. } | SinkKind::RabbitQueue { .. } => {
+                "RabbitMQ does not take events and their cursor as one"
+            }
+            SinkKind::CoreNats => "core NATS confirms nothing",
+            SinkKind::Kafka { .. } | SinkKind::JetStream | SinkKind::Embedded => continue,
+        };
+        problems.push(cannot(reason).with(Place::To(at, i), "this destination"));
+    }
 }
 
 fn at_least_once(at: usize, route: &Route, problems: &mut Vec<Problem>) {

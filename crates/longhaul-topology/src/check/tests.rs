@@ -207,8 +207,16 @@ fn guarantees_are_kept_or_refused() {
     let mixed = vec![core_to(), sink("us-east", "{topic}")];
     let problem = only(&with(Guarantee::AtMostOnce, eu(), mixed), ProblemKind::Guarantee, "would get at-least-once");
     assert!(problem.help.unwrap().contains("two routes"));
-    let mesh = with(Guarantee::EffectivelyOnce, eu(), vec![sink("us-east", "{topic}")]);
-    only(&mesh, ProblemKind::Guarantee, "not available yet");
+    let effectively = |from, to| with(Guarantee::EffectivelyOnce, from, to);
+    only(&effectively(eu(), vec![sink("us-east", "{topic}")]), ProblemKind::Guarantee, "their cursor as one");
+    only(&effectively(eu(), vec![core_to()]), ProblemKind::Guarantee, "core NATS confirms nothing");
+    let stream_to = || To { sink: SinkKind::JetStream, ..sink("ap-south", "{topic}") };
+    fine(&effectively(eu(), vec![stream_to()]));
+    only(
+        &effectively(core_from(&["x"]), vec![sink("eu-west", "{topic}")]),
+        ProblemKind::Guarantee,
+        "core NATS forgets",
+    );
 }
 
 #[test]
