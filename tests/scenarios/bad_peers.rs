@@ -174,6 +174,7 @@ async fn a_router_may_not_send_what_comes_from_another_region() {
         path_epoch: 1,
         route_hash: 0,
         class: 1,
+        links: 1,
     };
     link.send(Frame::Open(open)).await.expect("sent");
     let answer = tokio::time::timeout(PATIENCE, link.recv()).await.expect("an answer").expect("a frame");

@@ -23,6 +23,8 @@ pub struct Mesh {
     folder: TempDir,
     ca: certs::Pem,
     regions: BTreeMap<String, Region>,
+    /// Pairs that are linked, when not all are.
+    links: Option<Vec<(String, String)>>,
     routes: String,
     extra: String,
     memory: String,
@@ -57,6 +59,7 @@ impl Mesh {
             folder,
             ca,
             regions,
+            links: None,
             routes: String::new(),
             extra: String::new(),
             memory: "256MiB".into(),
@@ -81,6 +84,13 @@ impl Mesh {
         let data = self.folder.path().join(format!("data-{region}-{name}"));
         let access = format!("embedded: {{data: {}, listen: \"127.0.0.1:{port}\"}}", data.display());
         (self.broker(region, name, "embedded: {}", &access), format!("http://127.0.0.1:{port}"))
+    }
+
+    /// Links these pairs of regions and no others.
+    #[must_use]
+    pub fn linked(mut self, pairs: &[(&str, &str)]) -> Self {
+        self.links = Some(pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect());
+        self
     }
 
     /// Adds a route: its YAML, as an item of the list without the leading dash.
@@ -193,13 +203,15 @@ impl Mesh {
             let _ = writeln!(text, "  - name: {}\n    routers: [\"{}\"]", region.name, region.link_address());
             let _ = writeln!(text, "    brokers: [{}]", region.declared.join(", "));
         }
-        let names: Vec<_> = self.regions.keys().collect();
-        let pairs: Vec<_> = (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b))).collect();
+        let names: Vec<_> = self.regions.keys().cloned().collect();
+        let all = || (0..names.len()).flat_map(|a| (a + 1..names.len()).map(move |b| (a, b)));
+        let all = || all().map(|(a, b)| (names[a].clone(), names[b].clone())).collect();
+        let pairs: Vec<_> = self.links.clone().unwrap_or_else(all);
         if !pairs.is_empty() {
             text.push_str("links:\n");
         }
         for (a, b) in pairs {
-            let _ = writeln!(text, "  - {{between: [{}, {}]}}", names[a], names[b]);
+            let _ = writeln!(text, "  - {{between: [{a}, {b}]}}");
         }
         text.push_str(&self.extra);
         if !self.routes.is_empty() {

@@ -19,11 +19,13 @@ pub enum ResetCode {
     Draining,
     /// More was sent than the credit allows.
     Limits,
+    /// A router on the way has no link to go on over.
+    NoPath,
 }
 
 impl ResetCode {
     /// Every code, for tables and for metrics.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SinkLost,
         Self::Poison,
         Self::BadChain,
@@ -31,6 +33,7 @@ impl ResetCode {
         Self::StaleEpoch,
         Self::Draining,
         Self::Limits,
+        Self::NoPath,
     ];
 
     /// The metric label.
@@ -44,6 +47,7 @@ impl ResetCode {
             Self::StaleEpoch => "stale_epoch",
             Self::Draining => "draining",
             Self::Limits => "limits",
+            Self::NoPath => "no_path",
         }
     }
 }

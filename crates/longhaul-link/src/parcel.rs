@@ -27,6 +27,19 @@ pub trait BatchHandler: Send + Sync {
     /// # Errors
     /// [`Violation`] when the batch should never have been sent: ends the link.
     fn handle_batch(&self, header: BatchHeader, events: Vec<Event>, wire_bytes: usize) -> Result<(), Violation>;
+
+    /// Whether the flow only passes through here: then its batches are not opened.
+    fn passes(&self, _handle: u32) -> bool {
+        false
+    }
+
+    /// Takes a batch of a flow that passes through, whole and as it came; only its header was read. As [`handle_batch`](Self::handle_batch).
+    ///
+    /// # Errors
+    /// As there.
+    fn pass_on(&self, _header: BatchHeader, _batch: Bytes) -> Result<(), Violation> {
+        Ok(())
+    }
 }
 
 /// Sends what the outbox holds, few parcels at a time, until the connection ends.
@@ -123,11 +136,16 @@ async fn read(mut stream: RecvStream, limits: Limits, handler: Arc<dyn BatchHand
             Err(Stop::End) if head.is_empty() => return Ok(()),
             Err(stop) => return stop.verdict(),
         }
-        let len = frame_len(&decode_header(&head)?, &limits)?;
+        let header = decode_header(&head)?;
+        let len = frame_len(&header, &limits)?;
         let mut batch = BytesMut::with_capacity(len);
         batch.put_slice(&head);
         if let Err(stop) = fill(&mut stream, &mut rest, &mut batch, len).await {
             return stop.verdict();
+        }
+        if handler.passes(header.handle) {
+            handler.pass_on(header, batch.freeze())?;
+            continue;
         }
         let (header, events) = decode_batch(batch.freeze(), &limits)?;
         handler.handle_batch(header, events, len)?;

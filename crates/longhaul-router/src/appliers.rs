@@ -72,6 +72,11 @@ impl Appliers {
         self.lock().values().all(|(_, status)| status.phase() == Phase::Stopped)
     }
 
+    /// Whether a flow goes to this region.
+    pub(crate) fn is_here(&self, open: &FlowOpen) -> bool {
+        open.to.0 == self.live.region()
+    }
+
     /// Whether a flow may be opened here: this mesh, this region, a route that stands here in the same words.
     ///
     /// # Errors

@@ -480,5 +480,6 @@ fn sentence(code: ResetCode) -> &'static str {
         ResetCode::StaleEpoch => "a later owner has the flow",
         ResetCode::Draining => "this router goes away",
         ResetCode::Limits => "more was sent than credit allows",
+        ResetCode::NoPath => "there is no way to the destination now",
     }
 }

@@ -63,6 +63,8 @@ pub struct FlowView {
     pub phase: Phase,
     /// Whether it reads by itself because it fell behind the ring.
     pub detached: bool,
+    /// The region that its link leads to (out): another than the destination's when it passes through.
+    pub hop: Option<String>,
     /// Events looked at (out) or received (in).
     pub read_events: u64,
     /// Events sent (out).
@@ -106,6 +108,7 @@ pub(crate) struct FlowStatus {
     common: Common,
     metrics: OutflowMetrics,
     detached: AtomicBool,
+    hop: Mutex<Option<String>>,
     read: AtomicU64,
     sent: AtomicU64,
     refused: AtomicU64,
@@ -172,6 +175,7 @@ impl Common {
             to: format!("{}/{}", key.to.0, key.to.1),
             phase: self.phase(),
             detached: false,
+            hop: None,
             read_events: 0,
             sent_events: 0,
             delivered_events: 0,
@@ -231,6 +235,7 @@ impl FlowStatus {
             common: Common::new(key),
             metrics,
             detached: AtomicBool::new(false),
+            hop: Mutex::default(),
             read: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -271,6 +276,11 @@ impl FlowStatus {
     /// Whether it reads by itself.
     pub(crate) fn set_detached(&self, detached: bool) {
         self.detached.store(detached, Relaxed);
+    }
+
+    /// Which neighbour it goes over.
+    pub(crate) fn set_hop(&self, hop: &str) {
+        *self.hop.lock().unwrap_or_else(PoisonError::into_inner) = Some(hop.to_owned());
     }
 
     /// Takes over what the state machine says.
@@ -318,6 +328,7 @@ impl FlowStatus {
         FlowView {
             fault: common.fault.clone().or(shard_error),
             detached: self.detached.load(Relaxed),
+            hop: self.hop.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             read_events: self.read.load(Relaxed),
             sent_events: self.sent.load(Relaxed),
             refused_events: self.refused.load(Relaxed),

@@ -40,6 +40,12 @@ const SLOW_RETRY: Duration = Duration::from_secs(10);
 const FAST_RETRY: Duration = Duration::from_millis(500);
 /// Batches are compressed where a sample says that it pays.
 const COMPRESSION: Compression = Compression::Lz4;
+/// How long another way is preferred to a neighbour that had no way on.
+const AVOIDED_FOR: Duration = Duration::from_secs(5);
+/// How long it is not asked again where there is no other.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// How often a flow without a link of its own looks for a better way.
+const LOOK_FOR_WAYS_EVERY: Duration = Duration::from_millis(500);
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 /// Batches that are looked at in one turn, so that a flow that skips everything still hears what it is told.
@@ -100,6 +106,8 @@ struct Driver {
     more: bool,
     /// Beyond the ring with a reader of its own: news of the ring matter.
     ahead: bool,
+    /// Neighbours that had no way on, and since when that is known.
+    avoided: Vec<(String, Duration)>,
     /// Where it left the ring and opened a reader; when it has to leave there again, it first waits.
     left_at: Option<u64>,
 }
@@ -135,6 +143,7 @@ impl OwnerFlow {
             blocked: false,
             more: false,
             ahead: false,
+            avoided: Vec::new(),
             left_at: None,
             flow: self,
         };
@@ -154,10 +163,10 @@ impl Driver {
     }
 
     async fn run(&mut self) {
-        let mut links = self.flow.links.watch(&self.flow.key.to.0);
+        let mut links = self.flow.links.watch();
         let mut draining = false;
         loop {
-            self.choose_link();
+            self.choose_way().await;
             self.do_outputs().await;
             self.send_what_is_there();
             self.show();
@@ -174,7 +183,7 @@ impl Driver {
                 () = stop.cancelled() => return,
                 () = drain.cancelled(), if !draining => draining = true,
                 event = port_event(self.port.as_mut()) => self.handle_port(event),
-                _ = links.changed() => {}
+                Ok(()) = links.changed() => {}
                 () = wait_for(&mut self.submitting), if self.submitting.is_some() => self.submitting = None,
                 opened = wait_for(&mut self.opening), if self.opening.is_some() => self.handle_opened(opened),
                 read = read_own(&mut self.cursor), if wants_read => self.handle_read(read),
@@ -185,22 +194,39 @@ impl Driver {
         }
     }
 
-    /// Takes a link when there is none, and notices when the one in use is gone.
-    fn choose_link(&mut self) {
+    /// Takes a way when there is none, leaves one for a better one, and notices when the link in use is gone.
+    async fn choose_way(&mut self) {
         let now = self.flow.now();
-        if self.port.as_ref().is_some_and(Port::is_closed) {
+        self.avoided.retain(|(_, since)| now < *since + AVOIDED_FOR);
+        let links = Arc::clone(&self.flow.links);
+        if let Some(port) = &self.port
+            && (port.is_closed()
+                || self.is_avoided(port.hop())
+                || links.has_better(&self.flow.key.to.0, port.hop(), |hop| self.is_avoided(hop)))
+        {
+            self.close().await;
             self.port = None;
             self.submitting = None;
             self.owner.handle_link_down(now);
         }
-        if self.port.is_none()
-            && !self.flow.drain.is_cancelled()
-            && let Some(port) = self.flow.links.attach(&self.flow.key)
-        {
+        if self.port.is_some() || self.flow.drain.is_cancelled() {
+            return;
+        }
+        // Where no other way is left, one that was refused is tried again soon.
+        let rested =
+            |hop: &str| self.avoided.iter().all(|(avoided, since)| avoided != hop || now >= *since + ASK_AGAIN_AFTER);
+        let port = links.attach(&self.flow.key, |hop| self.is_avoided(hop));
+        if let Some(port) = port.or_else(|| links.attach(&self.flow.key, |hop| !rested(hop))) {
+            self.avoided.retain(|(avoided, _)| avoided != port.hop());
+            self.flow.status.set_hop(port.hop());
             self.encoder = BatchEncoder::new(*port.limits());
             self.port = Some(port);
             self.owner.handle_link_up(now);
         }
+    }
+
+    fn is_avoided(&self, hop: &str) -> bool {
+        self.avoided.iter().any(|(avoided, _)| avoided == hop)
     }
 
     /// Tells the applier that the flow ends here, so that it does not wait for more.
@@ -242,6 +268,7 @@ impl Driver {
             path_epoch,
             route_hash: self.flow.route.hash_to(self.flow.to),
             class: class_to_wire(self.flow.route.route().class),
+            links: 1,
         };
         port.send(Frame::Open(open)).await;
     }
@@ -478,13 +505,19 @@ impl Driver {
         }
         self.flow.status.reset(code);
         let now = self.flow.now();
+        if let (ResetCode::NoPath, Some(port)) = (code, &self.port) {
+            self.avoided.push((port.hop().to_owned(), now));
+        }
         let _stale_is_fine = self.owner.handle_reset(now, path_epoch, Reset { code, retry });
     }
 
     fn timer(&self) -> Option<Duration> {
         // What cannot be sent now is no reason to wake up.
         let progress = self.skipped_since.filter(|_| self.may_send()).map(|since| since + PROGRESS_AFTER);
-        [self.owner.poll_timeout(), progress].into_iter().flatten().min()
+        // Links that settle and neighbours that may be asked again tell nobody.
+        let direct = self.port.as_ref().is_some_and(|port| port.hop() == self.flow.key.to.0);
+        let look = (!direct && !self.flow.drain.is_cancelled()).then(|| self.flow.now() + LOOK_FOR_WAYS_EVERY);
+        [self.owner.poll_timeout(), progress, look].into_iter().flatten().min()
     }
 
     fn is_drained(&self) -> bool {

@@ -26,6 +26,7 @@ mod sources;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod transit;
 mod view;
 mod waiting;
 

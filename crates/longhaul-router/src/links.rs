@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -29,6 +29,10 @@ use crate::supervise::Supervisor;
 const RESOLVE_EVERY: Duration = Duration::from_secs(10);
 /// Accepts and resets of one flow that may wait for it; a peer that sends more has lost its mind.
 const FRAMES_MAX: usize = 16;
+/// How long a link must be up before flows that found another way come back to it.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+/// How long after the start the best neighbour is waited for that no link was up to yet.
+const FIRST_LINK_WAIT: Duration = Duration::from_secs(3);
 /// Close code of a link whose peer floods a flow.
 const FLOODED: u32 = 0x201;
 
@@ -79,12 +83,20 @@ pub(crate) struct Links {
     supervisor: Supervisor,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    /// Counts links that come and go, and changes of the ways.
+    changes: watch::Sender<u64>,
+    started: Instant,
 }
 
 #[derive(Default)]
 struct State {
     peers: HashMap<String, (Peer, CancellationToken)>,
-    live: HashMap<String, watch::Sender<Vec<Arc<Link>>>>,
+    /// Links that are up, by the region that they lead to.
+    live: HashMap<String, Vec<Arc<Link>>>,
+    /// By destination: the neighbours that lead there, the one to be preferred first.
+    ways: HashMap<String, Vec<String>>,
+    /// Neighbours that a link was up to, at any time.
+    seen: HashSet<String>,
     shown: BTreeMap<(String, SocketAddr), Shown>,
 }
 
@@ -105,6 +117,7 @@ struct Link {
     handles: AtomicU32,
     ports: Mutex<HashMap<u32, PortSender>>,
     closed: CancellationToken,
+    since: Instant,
 }
 
 struct PortSender {
@@ -140,7 +153,8 @@ impl Links {
         supervisor: Supervisor,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { dialer, resolve, supervisor, metrics, state: Mutex::new(State::default()) })
+        let (state, changes) = (Mutex::default(), watch::Sender::new(0));
+        Arc::new(Self { dialer, resolve, supervisor, metrics, state, changes, started: Instant::now() })
     }
 
     /// Holds links to these regions from now on: begins what is new, ends what is gone, leaves alone what is the same.
@@ -166,27 +180,62 @@ impl Links {
         }
     }
 
-    /// Tells of links to a region coming and going.
-    #[must_use]
-    pub(crate) fn watch(&self, region: &str) -> LinkWatch {
-        let mut state = self.lock();
-        LinkWatch(state.live.entry(region.to_owned()).or_default().subscribe())
+    /// Over which neighbours every region is reached from now on, the one to be preferred first.
+    pub(crate) fn set_ways(&self, ways: HashMap<String, Vec<String>>) {
+        self.lock().ways = ways;
+        self.tell();
     }
 
-    /// Gives a flow the use of a link to its destination's region: among several routers always the same one for the same flow,
-    /// as long as it is up.
+    /// Tells of links and ways coming and going.
     #[must_use]
-    pub(crate) fn attach(&self, key: &FlowKey) -> Option<Port> {
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn tell(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Gives a flow the use of a link towards its destination's region, over the best neighbour that has one up and is not to be avoided;
+    /// among several routers always the same one for the same flow, as long as it is up.
+    #[must_use]
+    pub(crate) fn attach(&self, key: &FlowKey, avoided: impl Fn(&str) -> bool) -> Option<Port> {
         let state = self.lock();
-        let live = state.live.get(&key.to.0)?.borrow();
+        let is_live = |hop: &String| state.live.get(hop).is_some_and(|live| live.iter().any(|link| link.is_up()));
+        // Right after the start, no way over others is taken only because their link came up first.
+        let is_due = |hop: &String| !state.seen.contains(hop) && self.started.elapsed() < FIRST_LINK_WAIT;
+        let hop = state.ways.get(&key.to.0)?.iter().filter(|hop| !avoided(hop));
+        let hop = hop.into_iter().find(|hop| is_live(hop) || is_due(hop)).filter(|hop| is_live(hop))?.clone();
+        drop(state);
+        self.attach_over(&hop, key)
+    }
+
+    /// The same over that neighbour and no other.
+    #[must_use]
+    pub(crate) fn attach_over(&self, hop: &str, key: &FlowKey) -> Option<Port> {
         let id = key.id().to_string();
-        let rank = |link: &Arc<Link>| hash64(format!("{} {id}", link.peer.router).as_bytes());
-        let link = Arc::clone(live.iter().filter(|link| !link.closed.is_cancelled()).max_by_key(|link| rank(link))?);
-        drop(live);
+        let rank = |link: &&Arc<Link>| hash64(format!("{} {id}", link.peer.router).as_bytes());
+        let link = {
+            let state = self.lock();
+            Arc::clone(state.live.get(hop)?.iter().filter(|link| link.is_up()).max_by_key(rank)?)
+        };
         let handle = link.handles.fetch_add(1, Ordering::Relaxed);
         let ((frames, frames_in), (acks, acks_in)) = (mpsc::channel(FRAMES_MAX), watch::channel(None));
         link.ports().insert(handle, PortSender { frames, acks });
         Some(Port { link, handle, frames: frames_in, acks: acks_in })
+    }
+
+    /// Whether a flow that goes over `hop` has a better way by now: one that comes before it, and has been up for a while, so that a link
+    /// that flaps does not take flows along.
+    #[must_use]
+    pub(crate) fn has_better(&self, to: &str, hop: &str, avoided: impl Fn(&str) -> bool) -> bool {
+        let state = self.lock();
+        let settled = |hop: &String| {
+            let live = state.live.get(hop).map_or(&[][..], Vec::as_slice);
+            live.iter().any(|link| link.is_up() && link.since.elapsed() >= SETTLED_AFTER)
+        };
+        let ways = state.ways.get(to).map_or(&[][..], Vec::as_slice);
+        ways.iter().take_while(|better| *better != hop).any(|better| !avoided(better) && settled(better))
     }
 
     /// All links as people see them.
@@ -325,6 +374,7 @@ impl Links {
             handles: AtomicU32::new(1),
             ports: Mutex::new(HashMap::new()),
             closed: CancellationToken::new(),
+            since: Instant::now(),
         });
         self.publish(peer, address, &link);
         let _unpublish = Unpublish { links: self, region: &peer.region, link: &link };
@@ -348,7 +398,10 @@ impl Links {
         let shown = state.shown.entry((peer.region.clone(), address)).or_default();
         shown.connects += 1;
         (shown.error, shown.link) = (None, Some(Arc::clone(link)));
-        state.live.entry(peer.region.clone()).or_default().send_modify(|live| live.push(Arc::clone(link)));
+        state.seen.insert(peer.region.clone());
+        state.live.entry(peer.region.clone()).or_default().push(Arc::clone(link));
+        drop(state);
+        self.tell();
     }
 }
 
@@ -382,13 +435,19 @@ impl Drop for Unpublish<'_> {
         {
             shown.link = None;
         }
-        if let Some(live) = state.live.get(self.region) {
-            live.send_modify(|live| live.retain(|link| !Arc::ptr_eq(link, self.link)));
+        if let Some(live) = state.live.get_mut(self.region) {
+            live.retain(|link| !Arc::ptr_eq(link, self.link));
         }
+        drop(state);
+        self.links.tell();
     }
 }
 
 impl Link {
+    fn is_up(&self) -> bool {
+        !self.closed.is_cancelled()
+    }
+
     fn ports(&self) -> MutexGuard<'_, HashMap<u32, PortSender>> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -430,6 +489,12 @@ impl Port {
     #[must_use]
     pub(crate) fn handle(&self) -> u32 {
         self.handle
+    }
+
+    /// The region that the link leads to.
+    #[must_use]
+    pub(crate) fn hop(&self) -> &str {
+        &self.link.peer.region
     }
 
     /// What the peer takes.
@@ -478,18 +543,6 @@ impl Drop for Port {
     fn drop(&mut self) {
         self.link.ports().remove(&self.handle);
         self.link.sender.cancel(self.handle);
-    }
-}
-
-/// Tells of links to a region coming and going.
-pub(crate) struct LinkWatch(watch::Receiver<Vec<Arc<Link>>>);
-
-impl LinkWatch {
-    /// Waits for the next change; for ever when the router stops.
-    pub(crate) async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Assembly order is the order of need: brokers, appliers and their listener, links, routes. The end is the reverse, with time in
 //! between for what is under way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use longhaul_event::provenance::Place;
 use longhaul_link::{Dialer, Identity, LinkConfig, Listener, TlsFiles, WindowHint};
 use longhaul_route::RouteTable;
 use longhaul_telemetry::Metrics;
-use longhaul_topology::Mesh;
+use longhaul_topology::{Graph, Mesh, WAY_LINKS_MAX};
 
 use crate::appliers::Appliers;
 use crate::budget::Budget;
@@ -27,6 +27,7 @@ use crate::live::{Live, World};
 use crate::sessions::Sessions;
 use crate::sources::Sources;
 use crate::supervise::Supervisor;
+use crate::transit::Transit;
 
 /// How long a drain waits for what is under way.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
@@ -35,6 +36,8 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
 const ENVELOPE_BYTES: u32 = 128 << 10;
 /// What the mesh adds to an event on its way: provenance, a longer topic.
 const STAMP_BYTES: u32 = 4 << 10;
+/// What of the memory budget flows that pass through may have on their way to their next links.
+const TRANSIT_PART: u64 = 4;
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -115,8 +118,16 @@ impl Router {
             Arc::clone(&metrics),
             origin,
         );
-        let sessions = Sessions::start(listener, Arc::clone(&appliers), &supervisor);
         let links = Links::new(dialer, config.resolve, supervisor.clone(), Arc::clone(&metrics));
+        let transit_bytes = usize::try_from(config.memory_bytes / TRANSIT_PART).unwrap_or(usize::MAX);
+        let transit = Transit::new(
+            Arc::clone(&live),
+            Arc::clone(&links),
+            supervisor.clone(),
+            Arc::clone(&metrics),
+            transit_bytes,
+        );
+        let sessions = Sessions::start(listener, Arc::clone(&appliers), transit, &supervisor);
         let sources = Arc::new(Sources {
             brokers: Arc::clone(&brokers),
             links: Arc::clone(&links),
@@ -202,6 +213,7 @@ impl Shared {
     pub(crate) fn apply(&self, documents: &Documents, generation: u64) {
         self.live.store(world(documents, generation));
         let world = self.live.load();
+        self.links.set_ways(ways(&documents.mesh, self.live.region()));
         self.links.set_peers(peers(&documents.mesh, self.live.region()));
         self.sources.apply(&world, self.live.region());
     }
@@ -257,6 +269,13 @@ fn peers(mesh: &Mesh, region: &str) -> Vec<Peer> {
             Some(Peer { region: name, routers, hint })
         })
         .collect()
+}
+
+/// Over which neighbours each other region is reached.
+fn ways(mesh: &Mesh, region: &str) -> HashMap<String, Vec<String>> {
+    let graph = Graph::of(mesh);
+    let to = |to: &str| graph.next_hops(region, to, WAY_LINKS_MAX, &[]).into_iter().map(str::to_owned).collect();
+    graph.regions().filter(|other| *other != region).map(|other| (other.to_owned(), to(other))).collect()
 }
 
 async fn connect_brokers(documents: &Documents) -> Result<BTreeMap<String, Arc<dyn Connector>>, StartError> {

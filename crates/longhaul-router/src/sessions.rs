@@ -1,13 +1,14 @@
 //! Links that others dialled to here: their flows are opened at appliers, their batches are put into mailboxes.
 //!
-//! A session judges nothing about positions; it checks that a flow belongs to this mesh, comes from the peer's own region, goes to this
-//! region, and follows a route that this router knows in the same words.
+//! A session judges nothing about positions; it checks that a flow belongs to this mesh, comes from the peer's own region or by a way of
+//! the mesh document over it, and follows a route that this router knows in the same words. What goes to another region passes through.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use longhaul_event::Event;
 use longhaul_flow::{ResetCode, Span};
 use longhaul_link::{BatchHandler, InLink, InSender, LinkError, Listener, Violation};
@@ -21,6 +22,7 @@ use crate::egress::reset_frame;
 use crate::flow_status::wall_ms;
 use crate::mailbox::{Attachment, Inbound, Mailbox, Refused};
 use crate::supervise::Supervisor;
+use crate::transit::{Passing, Transit};
 
 /// How long an owner waits before it opens a flow again whose route is not known here: both regions reload within that time.
 const ROUTE_RETRY: Duration = Duration::from_secs(2);
@@ -56,6 +58,7 @@ pub struct RefusalView {
 /// All sessions of a router.
 pub(crate) struct Sessions {
     appliers: Arc<Appliers>,
+    transit: Transit,
     supervisor: Supervisor,
     open: Mutex<HashMap<u64, Arc<Session>>>,
     ids: AtomicU64,
@@ -66,14 +69,29 @@ pub(crate) struct Sessions {
 struct Session {
     peer: Hello,
     sender: InSender,
-    flows: RwLock<HashMap<u32, (Arc<Mailbox>, u64)>>,
+    flows: RwLock<HashMap<u32, Course>>,
+}
+
+/// Where a flow of a session goes.
+#[derive(Clone)]
+enum Course {
+    /// Into this region: its mailbox, and which attachment of it this is.
+    Ends(Arc<Mailbox>, u64),
+    /// On to another one.
+    Passes(Arc<Passing>),
 }
 
 impl Sessions {
     /// Serves what the listener accepts until the router stops.
-    pub(crate) fn start(listener: Listener, appliers: Arc<Appliers>, supervisor: &Supervisor) -> Arc<Self> {
+    pub(crate) fn start(
+        listener: Listener,
+        appliers: Arc<Appliers>,
+        transit: Transit,
+        supervisor: &Supervisor,
+    ) -> Arc<Self> {
         let sessions = Arc::new(Self {
             appliers,
+            transit,
             supervisor: supervisor.clone(),
             open: Mutex::new(HashMap::new()),
             ids: AtomicU64::new(1),
@@ -198,23 +216,26 @@ impl Sessions {
 
     async fn open(&self, session: &Arc<Session>, open: FlowOpen) {
         let (handle, path_epoch) = (open.handle, open.path_epoch);
-        let refused = match self.admit(session, &open) {
-            Ok(()) => self.attach(session, open),
-            Err(reason) => Err(reason),
+        let opened = match self.admit(session, &open) {
+            Ok(()) if self.appliers.is_here(&open) => {
+                self.attach(session, open).map_err(|reason| (ResetCode::UnknownRoute, reason))
+            }
+            Ok(()) => self.let_pass(session, open),
+            Err(reason) => Err((ResetCode::UnknownRoute, reason)),
         };
-        if let Err(reason) = refused {
+        if let Err((code, reason)) = opened {
             let draining = self.appliers.is_draining();
             if !draining {
                 tracing::warn!(region = session.peer.region, reason, "refused a flow");
             }
-            let code = if draining { ResetCode::Draining } else { ResetCode::UnknownRoute };
+            let code = if draining { ResetCode::Draining } else { code };
             let frame = reset_frame(handle, path_epoch, code, &reason, ROUTE_RETRY);
             let _ = session.sender.send(frame).await;
         }
     }
 
     fn admit(&self, session: &Session, open: &FlowOpen) -> Result<(), String> {
-        if open.from.0 != session.peer.region {
+        if !self.transit.admits(open, &session.peer.region) {
             return Err(format!("a router of {} may not send what comes from {}", session.peer.region, open.from.0));
         }
         if self.appliers.is_draining() {
@@ -223,7 +244,16 @@ impl Sessions {
         if session.flows().len() >= FLOWS_MAX {
             return Err(format!("one link carries at most {FLOWS_MAX} flows"));
         }
-        self.appliers.check_route(open)
+        if self.appliers.is_here(open) { self.appliers.check_route(open) } else { Ok(()) }
+    }
+
+    fn let_pass(&self, session: &Arc<Session>, open: FlowOpen) -> Result<(), (ResetCode, String)> {
+        let handle = open.handle;
+        session.forget(handle);
+        let passing = self.transit.pass(open, &session.peer.region, session.sender.clone())?;
+        let mut flows = session.flows.write().unwrap_or_else(PoisonError::into_inner);
+        flows.insert(handle, Course::Passes(Arc::new(passing)));
+        Ok(())
     }
 
     fn attach(&self, session: &Arc<Session>, open: FlowOpen) -> Result<(), String> {
@@ -234,7 +264,7 @@ impl Sessions {
         let before = session.flows().get(&open.handle).cloned();
         let known = |mailbox: &Arc<Mailbox>| {
             let mut flows = session.flows.write().unwrap_or_else(PoisonError::into_inner);
-            flows.insert(open.handle, (Arc::clone(mailbox), id));
+            flows.insert(open.handle, Course::Ends(Arc::clone(mailbox), id));
         };
         let open_frame =
             |plan| Inbound::Open { attachment: attachment.clone(), owner_epoch, path_epoch, partition, plan };
@@ -243,7 +273,7 @@ impl Sessions {
             session.forget(open.handle);
         }
         // Whoever had this number before, the same flow or another, has it no more.
-        if let Some((mailbox, attachment)) = before {
+        if let Some(Course::Ends(mailbox, attachment)) = before {
             let _ = mailbox.put(Inbound::Gone { attachment });
         }
         opened
@@ -265,13 +295,13 @@ impl Drop for End<'_> {
 }
 
 impl Session {
-    fn flows(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u32, (Arc<Mailbox>, u64)>> {
+    fn flows(&self) -> std::sync::RwLockReadGuard<'_, HashMap<u32, Course>> {
         self.flows.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget(&self, handle: u32) {
         let gone = self.flows.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
-        if let Some((mailbox, attachment)) = gone {
+        if let Some(Course::Ends(mailbox, attachment)) = gone {
             // A mailbox that takes no more has no flow to tell.
             let _ = mailbox.put(Inbound::Gone { attachment });
         }
@@ -286,7 +316,7 @@ impl Session {
 impl BatchHandler for Session {
     fn handle_batch(&self, header: BatchHeader, events: Vec<Event>, _wire_bytes: usize) -> Result<(), Violation> {
         // A batch of a flow that was closed meanwhile is no fault of anybody.
-        let Some((mailbox, attachment)) = self.flows().get(&header.handle).cloned() else { return Ok(()) };
+        let Some(Course::Ends(mailbox, attachment)) = self.flows().get(&header.handle).cloned() else { return Ok(()) };
         let span = Span { prev: header.prev, last: header.last, events: header.count, bytes: header.raw_len };
         let inbound = Inbound::Batch {
             attachment,
@@ -302,5 +332,14 @@ impl BatchHandler for Session {
                 Err(Violation { code: FLOODED, text: "more was sent on a flow than its credit allows".into() })
             }
         }
+    }
+
+    fn passes(&self, handle: u32) -> bool {
+        matches!(self.flows().get(&handle), Some(Course::Passes(_)))
+    }
+
+    fn pass_on(&self, header: BatchHeader, batch: Bytes) -> Result<(), Violation> {
+        let course = self.flows().get(&header.handle).cloned();
+        if let Some(Course::Passes(passing)) = course { passing.take(&header, batch) } else { Ok(()) }
     }
 }

@@ -76,6 +76,7 @@ metrics! {
     LINK_CONNECTS = "longhaul_link_connects_total", Counter, REGION, "Times that a link to that region came up.";
     LINK_RECONNECTS = "longhaul_link_reconnects_total", Counter, REGION, "Times that a link to that region came up again after it had been up.";
     REFUSED_CONNECTIONS = "longhaul_refused_connections_total", Counter, &["reason"], "Connections that this router refused, or cut off because their peer broke the protocol, by reason.";
+    TRANSIT_OPENED = "longhaul_transit_flows_opened_total", Counter, &["from", "to"], "Times that a flow was opened through this router, from a region to another, neither of them its own.";
     BROKER_UP = "longhaul_broker_up", Gauge, &["broker", "kind"], "1 while the broker answers.";
     BROKER_ERRORS = "longhaul_broker_errors_total", Counter, &["broker", "kind"], "Times that a broker which answered was found not to answer.";
     CONFIG_GENERATION = "longhaul_config_generation", Gauge, &[], "Counts the documents that were taken up since the start.";

@@ -37,6 +37,7 @@ pub struct Metrics {
     link_connects: IntCounterVec,
     link_reconnects: IntCounterVec,
     refused_connections: IntCounterVec,
+    transit_opened: IntCounterVec,
     broker_up: GaugeVec,
     broker_errors: IntCounterVec,
     generation: IntGauge,
@@ -155,6 +156,7 @@ impl Metrics {
             link_connects: counters(r, names::LINK_CONNECTS),
             link_reconnects: counters(r, names::LINK_RECONNECTS),
             refused_connections: counters(r, names::REFUSED_CONNECTIONS),
+            transit_opened: counters(r, names::TRANSIT_OPENED),
             broker_up: gauges(r, names::BROKER_UP),
             broker_errors: counters(r, names::BROKER_ERRORS),
             generation: gauge(r, names::CONFIG_GENERATION),
@@ -208,6 +210,11 @@ impl Metrics {
     /// A connection was refused.
     pub fn refused_connection(&self, reason: &str) {
         self.refused_connections.with_label_values(&[reason]).inc();
+    }
+
+    /// A flow passes through.
+    pub fn flow_passes(&self, from_region: &str, to_region: &str) {
+        self.transit_opened.with_label_values(&[from_region, to_region]).inc();
     }
 
     /// Whether a broker answers. Called again and again; from yes to no counts as an error.

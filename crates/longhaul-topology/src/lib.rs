@@ -18,5 +18,5 @@ pub use diff::{MeshDiff, diff};
 pub use graph::{Edge, Graph};
 pub use model::*;
 pub use names::{nearest, suggest_name};
-pub use paths::Path;
+pub use paths::{Path, WAY_LINKS_MAX};
 pub use template::{Part, Template, TemplateError};

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use crate::Graph;
+use crate::{Edge, Graph};
 
 /// A way from one region to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,44 @@ pub struct Path<'a> {
     pub cost: u64,
 }
 
+/// Most links on the way of a flow: two regions may lie between its ends.
+pub const WAY_LINKS_MAX: usize = 3;
+
 impl<'a> Graph<'a> {
+    /// Over which neighbours a region can be reached with at most `links_max` links and without passing through `not`: the link of their
+    /// own first, if there is one, then by cost; of equal ones always in the same order.
+    #[must_use]
+    pub fn next_hops(&self, from: &str, to: &str, links_max: usize, not: &[&str]) -> Vec<&'a str> {
+        let beyond: Vec<&str> = not.iter().copied().chain([from]).collect();
+        let way = |edge: &Edge<'a>| {
+            let onward = self.cheapest(edge.to, to, links_max.checked_sub(1)?, &beyond)?;
+            Some((edge.to != to, onward + u64::from(edge.cost), edge.to))
+        };
+        let mut ways: Vec<_> = self.edges(from).iter().filter_map(way).collect();
+        ways.sort_unstable();
+        let mut hops: Vec<&str> = ways.into_iter().map(|(_, _, hop)| hop).collect();
+        hops.dedup();
+        hops
+    }
+
+    /// Cost of the cheapest way with at most `links_max` links that does not pass through `not`, by Bellman and Ford.
+    #[must_use]
+    pub fn cheapest(&self, from: &str, to: &str, links_max: usize, not: &[&str]) -> Option<u64> {
+        let from = self.regions().find(|region| *region == from && !not.contains(region))?;
+        let mut best: BTreeMap<&str, u64> = BTreeMap::from([(from, 0)]);
+        for _ in 0..links_max {
+            let mut next = best.clone();
+            for (region, cost) in best.iter().filter(|(region, _)| **region != to) {
+                for edge in self.edges(region).iter().filter(|edge| !not.contains(&edge.to)) {
+                    let onward = cost + u64::from(edge.cost);
+                    next.entry(edge.to).and_modify(|known| *known = onward.min(*known)).or_insert(onward);
+                }
+            }
+            best = next;
+        }
+        best.get(to).copied()
+    }
+
     /// The cheapest way; of two equally cheap ones, always the same. `None` when there is none or a region is unknown.
     #[must_use]
     pub fn shortest_path(&self, from: &str, to: &str) -> Option<Path<'a>> {
@@ -96,6 +133,25 @@ mod tests {
     fn a_link_to_nowhere_or_to_itself_joins_nothing() {
         let mesh = mesh(&["a"], &[("a", "b", 1), ("a", "a", 1)]);
         assert!(Graph::of(&mesh).edges("a").is_empty());
+    }
+
+    #[test]
+    fn the_link_of_their_own_comes_first_and_ways_are_short() {
+        let links =
+            [("a", "b", 50), ("a", "c", 1), ("c", "b", 2), ("a", "d", 1), ("d", "e", 1), ("e", "b", 1), ("e", "f", 1)];
+        let mesh = mesh(&["a", "b", "c", "d", "e", "f"], &links);
+        let graph = Graph::of(&mesh);
+        assert_eq!(graph.next_hops("a", "b", 3, &[]), ["b", "c", "d"]);
+        assert_eq!(graph.next_hops("a", "b", 2, &[]), ["b", "c"], "over d and e are three links");
+        assert_eq!(graph.next_hops("a", "b", 1, &[]), ["b"]);
+        assert_eq!(graph.next_hops("a", "b", 3, &["c"]), ["b", "d"]);
+        assert_eq!(graph.next_hops("a", "f", 3, &[]), ["d"]);
+        assert!(graph.next_hops("c", "f", 2, &[]).is_empty(), "from c to f are three links");
+        assert_eq!(graph.cheapest("c", "f", 3, &[]), Some(4));
+        assert_eq!(graph.cheapest("a", "f", 3, &["e"]), None);
+        assert!(
+            graph.next_hops("a", "nowhere", 3, &[]).is_empty() && graph.next_hops("nowhere", "a", 3, &[]).is_empty()
+        );
     }
 
     proptest! {

@@ -139,6 +139,8 @@ pub struct FlowOpen {
     pub route_hash: u64,
     /// Class of traffic: 0 realtime, 1 normal, 2 catch-up.
     pub class: u8,
+    /// Links that this frame has come over, this one included: 1 from the owner itself, one more from every router that passes it on.
+    pub links: u8,
 }
 
 /// Appends a frame with its length. Texts of reasons are cut to [`TEXT_BYTES_MAX`].

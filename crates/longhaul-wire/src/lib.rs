@@ -11,6 +11,7 @@ mod limits;
 
 pub use batch::{
     BATCH_HEADER_BYTES, BatchEncoder, BatchHeader, Chain, Codec, Compression, decode_batch, decode_header, frame_len,
+    readdress,
 };
 pub use error::WireError;
 pub use frame::{

@@ -33,6 +33,7 @@ async fn frames_go_both_ways_in_order() {
             path_epoch: 1,
             route_hash: 1,
             class: 1,
+            links: 1,
         })
     };
     let answer = |handle| Frame::Accept { handle, path_epoch: 1, resume: None, events_limit: 1, bytes_limit: 1 };
@@ -68,6 +69,7 @@ async fn a_frame_that_is_too_long_is_refused_and_the_link_stands() {
         path_epoch: 1,
         route_hash: 1,
         class: 1,
+        links: 1,
     });
     assert!(matches!(pair.out.send(long).await, Err(LinkError::Unsendable(_))));
     let (sender, _receiver) = pair.incoming.split();

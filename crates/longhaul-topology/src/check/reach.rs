@@ -1,11 +1,13 @@
-//! Whether the regions of every route are joined. A route needs a link of its own: nothing passes through a third region yet, and
-//! nothing stays inside one.
+//! Whether the regions of every route are joined: by a link of their own, or by few links over regions that can be dialled. Nothing stays
+//! inside one region.
 
 use super::{Place, Problem, ProblemKind};
-use crate::{Graph, Mesh};
+use crate::{Graph, Mesh, WAY_LINKS_MAX};
 
 pub(super) fn check(mesh: &Mesh, problems: &mut Vec<Problem>) {
     let graph = Graph::of(mesh);
+    let silent = mesh.regions.iter().filter(|region| region.routers.is_empty());
+    let silent: Vec<&str> = silent.map(|region| region.name.as_str()).collect();
     for (at, route) in mesh.routes.iter().enumerate() {
         for (i, to) in route.to.iter().enumerate() {
             let (a, b) = (route.from.region.as_str(), to.region.as_str());
@@ -23,7 +25,8 @@ pub(super) fn check(mesh: &Mesh, problems: &mut Vec<Problem>) {
                 problems.push(problem.with(Place::FromRegion(at), "from here").help("a route leads to another region"));
                 continue;
             }
-            if !graph.linked(a, b) {
+            let between: Vec<&str> = silent.iter().copied().filter(|region| *region != a && *region != b).collect();
+            if graph.next_hops(a, b, WAY_LINKS_MAX, &between).is_empty() {
                 problems.push(unreachable(&graph, (a, b), &route.name, (at, i)));
             }
             if mesh.regions[region].routers.is_empty() {
@@ -41,7 +44,10 @@ fn unreachable(graph: &Graph<'_>, (a, b): (&str, &str), route: &str, (at, i): (u
     let way = match graph.shortest_path(a, b) {
         Some(path) => {
             let over = &path.regions[1..path.regions.len() - 1];
-            format!("the way over {} is not used: passing through a region is not available yet", over.join(" and "))
+            format!(
+                "the way over {} is not taken: it has more than {WAY_LINKS_MAX} links, or passes a region without `routers`",
+                over.join(" and ")
+            )
         }
         None => "and no chain of links joins them either".to_owned(),
     };

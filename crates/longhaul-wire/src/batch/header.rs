@@ -7,6 +7,8 @@
 //! 56 body                                                                                  (all little-endian)
 //! ```
 
+use bytes::{Bytes, BytesMut};
+
 use crate::{Limits, WireError, limits::BATCH_EVENTS_MAX};
 
 use super::EVENT_BYTES_MIN;
@@ -104,6 +106,25 @@ impl BatchHeader {
     pub(super) fn covers(&self, offset: u64) -> bool {
         offset.wrapping_sub(self.prev).wrapping_sub(1) < self.last.wrapping_sub(self.prev)
     }
+}
+
+/// The same batch under another flow handle, for a router that passes it on: nothing of it is read or decompressed, but its checksum must
+/// fit, so that damage is found where it happened.
+///
+/// # Errors
+/// [`WireError::Truncated`] when it is shorter than a header, [`WireError::Checksum`].
+pub fn readdress(batch: Bytes, handle: u32) -> Result<Bytes, WireError> {
+    if batch.len() < BATCH_HEADER_BYTES {
+        return Err(WireError::Truncated("header of a batch"));
+    }
+    if !checksum_fits(&batch) {
+        return Err(WireError::Checksum);
+    }
+    let mut whole = BytesMut::from(batch);
+    whole[4..8].copy_from_slice(&handle.to_le_bytes());
+    let crc = checksum(&whole);
+    whole[CRC_AT..BATCH_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    Ok(whole.freeze())
 }
 
 /// Reads the header of a batch. Says nothing about its checksum, which covers the body as well, and nothing about limits.

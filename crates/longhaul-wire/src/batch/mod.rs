@@ -11,7 +11,7 @@ mod tests;
 
 pub use decode::decode_batch;
 pub use encode::{BatchEncoder, Compression};
-pub use header::{BATCH_HEADER_BYTES, BatchHeader, Chain, Codec, decode_header, frame_len};
+pub use header::{BATCH_HEADER_BYTES, BatchHeader, Chain, Codec, decode_header, frame_len, readdress};
 
 /// What stands before an event: which parts it has.
 ///

@@ -180,3 +180,22 @@ fn a_cleared_batch_leaves_no_trace() {
     let (_, events) = decode_batch(encoder.finish(chain(0, 1), Compression::None), &Limits::default()).unwrap();
     assert_eq!((events.len(), events[0].offset, events[0].topic.as_str()), (1, 1, "t"));
 }
+
+#[test]
+fn a_batch_that_passes_on_changes_its_handle_and_nothing_else() {
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+        let events = [event(7, &[b'x'; 2000]), event(9, b"")];
+        let limits = Limits::new(1 << 20, 64);
+        let batch = encode(&mut BatchEncoder::new(limits), &events, chain(6, 9), compression);
+        let passed = readdress(batch.clone(), 77).unwrap();
+        assert_eq!(passed.len(), batch.len());
+        let (header, found) = decode_batch(passed, &limits).unwrap();
+        assert_eq!(header.handle, 77);
+        let (before, as_sent) = decode_batch(batch.clone(), &limits).unwrap();
+        assert_eq!((BatchHeader { handle: before.handle, ..header }, found), (before, as_sent));
+        let mut damaged = batch.to_vec();
+        *damaged.last_mut().unwrap() ^= 1;
+        assert_eq!(readdress(damaged.into(), 77), Err(WireError::Checksum));
+        assert!(matches!(readdress(batch.slice(..BATCH_HEADER_BYTES - 1), 77), Err(WireError::Truncated(_))));
+    }
+}

@@ -29,6 +29,7 @@ fn open() -> FlowOpen {
         path_epoch: 2,
         route_hash: 1,
         class: 1,
+        links: 1,
     }
 }
 

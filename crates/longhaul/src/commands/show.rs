@@ -130,6 +130,13 @@ fn links_table(links: &LinksView) -> String {
     [table].into_iter().chain(refused).collect::<Vec<_>>().join("\n")
 }
 
+/// Where a flow goes, and over which region if that is not its own link's.
+fn to(flow: &FlowView) -> String {
+    let region = flow.to.split('/').next().unwrap_or_default();
+    let over = flow.hop.as_deref().filter(|hop| *hop != region);
+    over.map_or_else(|| flow.to.clone(), |hop| format!("{} over {hop}", flow.to))
+}
+
 /// The flows as a table; also the live view of `longhaul up`.
 pub(crate) fn flows_table(flows: &[FlowView]) -> String {
     let row = |flow: &FlowView| {
@@ -142,7 +149,7 @@ pub(crate) fn flows_table(flows: &[FlowView]) -> String {
             flow.route.clone(),
             end.into(),
             format!("{}/{}", flow.from, flow.shard),
-            flow.to.clone(),
+            to(flow),
             format!("{:?}", flow.phase).to_lowercase(),
             moved.to_string(),
             or_dash(flow.durable),
