@@ -9,8 +9,10 @@ mod connector;
 mod error;
 mod sink;
 mod source;
+mod standing;
 
 pub use connector::{Connector, Context, Health};
 pub use error::{Gap, Poison, SinkError, SourceError};
 pub use sink::{Opened, Sink, SinkSpec, Writer};
 pub use source::{ReadBatch, Reader, Shard, Source, SourceSpec};
+pub use standing::Standing;

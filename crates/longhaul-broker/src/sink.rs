@@ -47,7 +47,8 @@ pub trait Writer: Send + 'static {
         Box::pin(ready(Err(SinkError::Config(reason.to_owned()))))
     }
 
-    /// Writes the cursor; where it stands there already, resolves at once. The caller calls it only after every write up to that position has resolved, and waits for one commit
-    /// before it starts the next.
+    /// Writes the cursor; where a write with a cursor has brought it there or beyond, resolves at once. The caller calls it only after
+    /// every write up to that position has resolved, and waits for one commit before it starts the next; writes beyond that position may
+    /// be under way.
     fn commit(&mut self, cursor: Position) -> BoxFuture<'static, Result<(), SinkError>>;
 }

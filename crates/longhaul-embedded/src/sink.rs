@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use longhaul_broker::{Opened, Poison, Sink, SinkError, Writer};
+use longhaul_broker::{Opened, Poison, Sink, SinkError, Standing, Writer};
 use longhaul_event::{Event, Position};
 use longhaul_topology::FlowKey;
 use tokio::sync::mpsc::error::TrySendError;
@@ -35,7 +35,13 @@ impl Sink for LogSink {
     fn open<'a>(&'a self, flow: &'a FlowKey, _partition: Option<u32>) -> BoxFuture<'a, Result<Opened, SinkError>> {
         async move {
             let (lease, cursor) = self.log.open_flow(flow.id()).await.map_err(|error| told(&error))?;
-            let writer = LogWriter { log: Arc::clone(&self.log), lease, spent: Arc::default(), before: None };
+            let writer = LogWriter {
+                log: Arc::clone(&self.log),
+                lease,
+                spent: Arc::default(),
+                before: None,
+                standing: Standing::default(),
+            };
             Ok(Opened { writer: Box::new(writer), cursor })
         }
         .boxed()
@@ -50,6 +56,8 @@ struct LogWriter {
     spent: Arc<AtomicBool>,
     /// Resolves when the command before this one is on its way, if there was no room for it at once.
     before: Option<oneshot::Receiver<()>>,
+    /// How far the cursors went that were sent.
+    standing: Standing,
 }
 
 impl LogWriter {
@@ -130,6 +138,9 @@ impl LogWriter {
         if events.is_empty() {
             return futures::future::ready(poison.map_or(Ok(()), Err)).boxed();
         }
+        if let Some(cursor) = cursor {
+            self.standing.sent(cursor);
+        }
         let (reply, answer) = oneshot::channel();
         let records = Records::encode(&events);
         drop(events);
@@ -151,6 +162,9 @@ impl Writer for LogWriter {
     fn commit(&mut self, cursor: Position) -> BoxFuture<'static, Result<(), SinkError>> {
         if self.spent.load(Ordering::Acquire) {
             return futures::future::ready(Err(spent())).boxed();
+        }
+        if self.standing.covers(cursor) {
+            return futures::future::ready(Ok(())).boxed();
         }
         let (reply, answer) = oneshot::channel();
         let way = self.send(Command::Cursor { lease: self.lease, cursor, reply });

@@ -1,17 +1,28 @@
 //! The ports, as every connector keeps them.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod support;
 
 use std::sync::Arc;
 
 use longhaul_broker::conformance::{Subject, run};
-use longhaul_broker::{Connector, Context};
+use longhaul_broker::{Connector, Context, SinkSpec};
 use longhaul_embedded::Embedded;
 use longhaul_topic::Topic;
-use longhaul_topology::BrokerKind;
+use longhaul_topology::{BrokerKind, Guarantee};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_broker_keeps_the_ports() {
+    keeps_the_ports(Guarantee::AtLeastOnce).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn effectively_once_it_keeps_them_too() {
+    keeps_the_ports(Guarantee::EffectivelyOnce).await;
+}
+
+async fn keeps_the_ports(guarantee: Guarantee) {
     let folder = tempfile::tempdir().unwrap();
     let broker = support::start(folder.path()).await;
     let Context { mesh, region, broker: name, .. } = support::context();
@@ -19,7 +30,7 @@ async fn the_embedded_broker_keeps_the_ports() {
         connector: Arc::clone(&broker) as Arc<dyn Connector>,
         kind: BrokerKind::Embedded,
         source: support::source(&["orders.>", "audit"]),
-        sink: support::sink(),
+        sink: SinkSpec { guarantee, ..support::sink() },
         topics: vec![Topic::parse("orders.eu").unwrap(), Topic::parse("audit").unwrap()],
         mesh,
         region,

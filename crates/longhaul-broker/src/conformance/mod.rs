@@ -14,13 +14,14 @@
 mod check;
 mod events;
 mod expect;
+mod once;
 mod stages;
 mod tail;
 
 use std::sync::Arc;
 
 use longhaul_topic::Topic;
-use longhaul_topology::{BrokerKind, FlowKey};
+use longhaul_topology::{BrokerKind, FlowKey, Guarantee};
 
 pub use events::{batch, event};
 pub use expect::{Expect, HeaderOrder, NullHeader, Tombstone, TypedHeader};
@@ -50,6 +51,10 @@ pub struct Subject {
 }
 
 impl Subject {
+    fn is_effectively_once(&self) -> bool {
+        self.sink.guarantee == Guarantee::EffectivelyOnce
+    }
+
     /// The key of a flow from elsewhere to this subject's broker, told apart by the name of its route.
     #[must_use]
     pub fn flow(&self, route: &str) -> FlowKey {
@@ -62,13 +67,18 @@ impl Subject {
     }
 }
 
-/// Runs the whole suite.
+fn expect_of(subject: &Subject) -> Expect {
+    Expect::of(subject.kind, &subject.source.source, &subject.sink.sink)
+}
+
+/// Runs the whole suite. Where `sink.guarantee` is effectively-once, every event is written with its cursor, and further stages check that
+/// both are one.
 ///
 /// # Panics
 /// With a sentence on any violation, and when something takes longer than its limit (30 s to come up, 30 s between two events that are read back).
 pub async fn run(subject: &Subject) {
     assert!(subject.topics.len() >= 2, "the suite needs two topics at least");
-    let expect = Expect::of(subject.kind, &subject.source.source, &subject.sink.sink);
+    let expect = expect_of(subject);
     stages::health_comes_up(subject).await;
     let source =
         subject.connector.source(subject.source.clone()).expect("the subject's source is one that it can serve");
@@ -88,5 +98,9 @@ pub async fn run(subject: &Subject) {
     stages::tombstone(subject, &expect, &*sink, &mut tails).await;
     stages::poison_too_large(subject, &expect, &*sink, &mut tails).await;
     stages::nothing_more(&mut tails).await;
+    if subject.is_effectively_once() {
+        once::poison(subject, &*sink, &mut tails).await;
+        once::dropped_writers(subject, &*sink, &mut tails, shards.len()).await;
+    }
     stages::unreleased_comes_again(subject, &expect, &*source, &*sink, tails).await;
 }

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{BoxFuture, try_join_all};
 use longhaul_event::{Event, Position, Start};
 use longhaul_topology::FlowKey;
 use tokio::time::{Instant, timeout};
 
 use super::events::{batch, event, offset_of};
-use super::tail::{Found, Tail, Tails};
+use super::tail::{Found, Tail, Tails, brief};
 use super::{Expect, Subject, check};
 use crate::{Gap, Health, Opened, Poison, Shard, Sink, SinkError, Source, SourceError, Writer};
 
 const UP_MAX: Duration = Duration::from_secs(30);
-const WRITE_MAX: Duration = Duration::from_secs(60);
+pub(super) const WRITE_MAX: Duration = Duration::from_secs(60);
 /// Events of the main stage, and how many of them go into one write.
 const MAIN_EVENTS: usize = 500;
 const WRITE_EVENTS: usize = 47;
@@ -73,12 +73,23 @@ pub(super) async fn open(sink: &dyn Sink, flow: &FlowKey) -> Opened {
     }
 }
 
-async fn write(writer: &mut dyn Writer, events: Vec<Event>) {
-    let written = timeout(WRITE_MAX, writer.write(events)).await;
+/// Writes as the router does for that guarantee.
+fn put(subject: &Subject, writer: &mut dyn Writer, events: Vec<Event>) -> BoxFuture<'static, Result<(), SinkError>> {
+    match events.last() {
+        Some(last) if subject.is_effectively_once() => {
+            let cursor = Position { incarnation: 7, offset: last.offset };
+            writer.write_with_cursor(events, cursor)
+        }
+        _ => writer.write(events),
+    }
+}
+
+async fn write(subject: &Subject, writer: &mut dyn Writer, events: Vec<Event>) {
+    let written = timeout(WRITE_MAX, put(subject, writer, events)).await;
     written.expect("a write resolves in time").unwrap_or_else(|error| panic!("a write failed: {error}"));
 }
 
-async fn commit(writer: &mut dyn Writer, cursor: Position) {
+pub(super) async fn commit(writer: &mut dyn Writer, cursor: Position) {
     let committed = timeout(WRITE_MAX, writer.commit(cursor)).await;
     committed.expect("a commit resolves in time").unwrap_or_else(|error| panic!("a commit failed: {error}"));
 }
@@ -88,10 +99,12 @@ pub(super) async fn write_main(subject: &Subject, expect: &Expect, sink: &dyn Si
     let Opened { mut writer, cursor } = open(sink, &subject.flow("main")).await;
     assert_eq!(cursor, None, "a flow that never wrote has no cursor");
     let events = batch(&subject.topics, 0, MAIN_EVENTS);
-    let writes: Vec<_> = events.chunks(WRITE_EVENTS).map(|chunk| writer.write(chunk.to_vec())).collect();
+    let writes: Vec<_> = events.chunks(WRITE_EVENTS).map(|chunk| put(subject, &mut *writer, chunk.to_vec())).collect();
     let written = timeout(WRITE_MAX, try_join_all(writes)).await.expect("the writes resolve in time");
     written.unwrap_or_else(|error| panic!("a write failed: {error}"));
-    write(&mut *writer, Vec::new()).await;
+    if !subject.is_effectively_once() {
+        write(subject, &mut *writer, Vec::new()).await;
+    }
     if expect.cursor {
         commit(&mut *writer, Position { incarnation: 7, offset: offset_of(MAIN_EVENTS - 1) }).await;
     }
@@ -202,7 +215,7 @@ pub(super) async fn tombstone(subject: &Subject, expect: &Expect, sink: &dyn Sin
         event.payload = None;
     }
     let mut writer = open(sink, &subject.flow("tombstone")).await.writer;
-    write(&mut *writer, events.clone()).await;
+    write(subject, &mut *writer, events.clone()).await;
     let read = tails.collect(&events).await;
     for found in &read {
         let was = events.iter().find(|event| event.id == found.event.id).expect("collect lets only these through");
@@ -223,8 +236,8 @@ pub(super) async fn poison_too_large(subject: &Subject, expect: &Expect, sink: &
 
     let flow = subject.flow("poison");
     let mut writer = open(sink, &flow).await.writer;
-    let first = writer.write([&before[..], &[large.clone(), behind.clone()]].concat());
-    let second = writer.write(vec![later.clone()]);
+    let first = put(subject, &mut *writer, [&before[..], &[large.clone(), behind.clone()]].concat());
+    let second = put(subject, &mut *writer, vec![later.clone()]);
     match timeout(WRITE_MAX, first).await.expect("a refusal comes in time") {
         Err(SinkError::Poison { offset, kind: Poison::TooLarge, .. }) => {
             assert_eq!(offset, large.offset, "the offset of the event that is too large");
@@ -233,11 +246,13 @@ pub(super) async fn poison_too_large(subject: &Subject, expect: &Expect, sink: &
     }
     let second = timeout(WRITE_MAX, second).await.expect("a write behind a refusal resolves in time");
     assert!(second.is_err(), "a write behind a refused event is confirmed");
-    let spent = timeout(WRITE_MAX, writer.write(vec![later.clone()])).await.expect("a spent writer answers in time");
+    let spent = timeout(WRITE_MAX, put(subject, &mut *writer, vec![later.clone()]))
+        .await
+        .expect("a spent writer answers in time");
     assert!(spent.is_err(), "a writer goes on after a refusal");
     drop(writer);
 
-    if expect.stops_at_poison {
+    if expect.stops_at_poison || subject.is_effectively_once() {
         tails.collect(&before).await;
         nothing_more(tails).await;
     } else {
@@ -253,7 +268,7 @@ pub(super) async fn poison_too_large(subject: &Subject, expect: &Expect, sink: &
     // The flow goes on behind the refused event.
     let mut writer = open(sink, &flow).await.writer;
     let rest = [at(5), at(6)];
-    write(&mut *writer, rest.to_vec()).await;
+    write(subject, &mut *writer, rest.to_vec()).await;
     tails.collect(&rest).await;
 }
 
@@ -274,6 +289,7 @@ async fn drain(tails: &mut Tails) -> Vec<Found> {
 /// No event comes that nobody wrote.
 pub(super) async fn nothing_more(tails: &mut Tails) {
     let more = drain(tails).await;
+    let more: Vec<_> = more.iter().map(brief).collect();
     assert!(more.is_empty(), "events came that were not written, or not to be: {more:?}");
 }
 
@@ -290,7 +306,7 @@ pub(super) async fn unreleased_comes_again(
         tail.reader.release(tail.covered);
     }
     let mut writer = open(sink, &subject.flow("again")).await.writer;
-    write(&mut *writer, events.clone()).await;
+    write(subject, &mut *writer, events.clone()).await;
     let read = tails.collect(&events).await;
     for tail in tails.iter_mut() {
         let of_shard: Vec<_> = read.iter().filter(|found| found.shard == tail.shard.name).collect();

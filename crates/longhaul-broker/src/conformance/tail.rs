@@ -56,8 +56,8 @@ impl Tails {
             assert!(Instant::now() < end, "{} of {} events did not come back", missing.len(), wanted.len());
             for event in self.read_once().await {
                 let id = event.event.id;
-                assert!(wanted.contains(&id), "an event came that was not written now: {event:?}");
-                assert!(missing.remove(&id), "an event was read twice without a reason: {event:?}");
+                assert!(wanted.contains(&id), "an event came that was not written now: {}", brief(&event));
+                assert!(missing.remove(&id), "an event was read twice without a reason: {}", brief(&event));
                 found.push(event);
                 end = Instant::now() + STALL_MAX;
             }
@@ -92,6 +92,12 @@ impl Tails {
     pub(super) fn into_tails(self) -> Vec<Tail> {
         self.tails
     }
+}
+
+/// Enough to tell which one it is; some are large.
+pub(super) fn brief(found: &Found) -> String {
+    let Event { id, offset, topic, .. } = &found.event;
+    format!("{id} on {topic}, at offset {offset} of {}", found.shard)
 }
 
 impl Tail {
