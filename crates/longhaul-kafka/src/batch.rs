@@ -12,7 +12,7 @@ use longhaul_event::{Event, EventId};
 use tokio::sync::Notify;
 
 /// How long a flow writes every event in a batch of its own after a batch was refused.
-const CAUTION: Duration = Duration::from_secs(30);
+pub(crate) const CAUTION: Duration = Duration::from_secs(30);
 
 /// Whether a flow writes every event in a batch of its own.
 ///
@@ -21,6 +21,7 @@ const CAUTION: Duration = Duration::from_secs(30);
 pub(crate) struct Caution(Mutex<Option<Instant>>);
 
 impl Caution {
+    /// Calls for it, for a while from now.
     fn raise(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + CAUTION);
     }
@@ -50,6 +51,11 @@ impl Pending {
     /// Whether every event must have a batch of its own.
     pub(crate) fn is_cautious(&self) -> bool {
         self.caution.is_on()
+    }
+
+    /// Keeps it so for another while.
+    pub(crate) fn stay_cautious(&self) {
+        self.caution.raise();
     }
 
     /// Bytes that were handed over and are not confirmed.
@@ -82,11 +88,13 @@ pub(crate) struct Batch {
     sealed: AtomicBool,
     done: Notify,
     failure: Mutex<Option<Failure>>,
+    /// The first event that was refused for good.
+    refused: Mutex<Option<Failure>>,
     /// Identities and offsets, to find the offset of an event that failed.
     marks: Box<[(EventId, u64)]>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Failure {
     offset: u64,
     error: SinkError,
@@ -102,6 +110,7 @@ impl Batch {
             sealed: AtomicBool::new(false),
             done: Notify::new(),
             failure: Mutex::default(),
+            refused: Mutex::default(),
             marks,
         })
     }
@@ -141,6 +150,12 @@ impl Batch {
     /// The event at that offset failed; its flow is spent.
     pub(crate) fn fail(&self, offset: u64, error: SinkError) {
         self.flow.spend();
+        if matches!(error, SinkError::Poison { .. }) {
+            let mut slot = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if slot.as_ref().is_none_or(|failure| offset < failure.offset) {
+                *slot = Some(Failure { offset, error: error.clone() });
+            }
+        }
         let mut slot = self.failure();
         if slot.as_ref().is_none_or(|failure| offset < failure.offset) {
             *slot = Some(Failure { offset, error });
@@ -154,6 +169,26 @@ impl Batch {
 
     fn failure(&self) -> MutexGuard<'_, Option<Failure>> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first event that was refused for good so far, and why.
+    pub(crate) fn refused(&self) -> Option<(u64, SinkError)> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        refused.map(|failure| (failure.offset, failure.error))
+    }
+
+    /// What failed so far.
+    pub(crate) fn failed(&self) -> Option<SinkError> {
+        self.failure().as_ref().map(|failure| failure.error.clone())
+    }
+
+    /// The fate of all is known, whatever was reported of single events. Everything was handed over.
+    pub(crate) fn conclude(&self, result: Result<(), SinkError>) {
+        if result.is_err() {
+            self.flow.spend();
+        }
+        *self.failure() = result.err().map(|error| Failure { offset: 0, error });
+        self.seal();
     }
 
     /// Offset of the first event with that identity; the batch's first offset when nobody has it.

@@ -11,19 +11,25 @@ use rdkafka::config::RDKafkaLogLevel;
 const FETCH_AHEAD_KIB: usize = 8192;
 const FETCH_AHEAD_ONE_KIB: usize = 2048;
 /// Largest batch that a producer makes; Kafka's default limit for a batch is 1,048,588 bytes.
-const BATCH_BYTES_MAX: usize = 1_000_000;
+pub(crate) const BATCH_BYTES_MAX: usize = 1_000_000;
 /// Payload bytes that may wait in one producer.
 const PRODUCER_BYTES_MAX: usize = 128 << 20;
 const PRODUCER_EVENTS_MAX: usize = 200_000;
+/// How long a transaction may take before the cluster aborts it. A router that dies without a successor keeps readers of the topics that
+/// it was writing waiting for that long; it is longer than most brokers need to start again.
+const TRANSACTION_MS: &str = "30000";
+/// For requests of a transactional producer: so that one of them is asked again within the transaction.
+const TRANSACTION_SOCKET_MS: &str = "10000";
 /// What librdkafka accepts as largest message.
 const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 1_000..=1_000_000_000;
 
 /// What `options` must not touch, because a promise rests on it.
-const OURS: [&str; 24] = [
+const OURS: [&str; 25] = [
     "acks",
     "allow.auto.create.topics",
     "auto.offset.reset",
     "bootstrap.servers",
+    "delivery.report.only.error",
     "delivery.timeout.ms",
     "enable.auto.commit",
     "enable.auto.offset.store",
@@ -89,7 +95,9 @@ impl Settings {
             event_bytes_max: ctx.event_bytes_max,
             create_topics: cfg.create_topics,
         };
-        for config in [settings.consumer(true), settings.producer(None, false)] {
+        for config in
+            [settings.consumer(true), settings.producer(None, false), settings.transactional("x", None, false)]
+        {
             config.create_native_config().map_err(|error| format!("options: {error}"))?;
         }
         Ok(settings)
@@ -165,6 +173,27 @@ impl Settings {
         if alone {
             config.set("batch.num.messages", "1").set("linger.ms", "0");
         }
+        config
+    }
+
+    /// For writing in transactions under that name, to topics that take batches of at most `batch_limit` bytes.
+    pub(crate) fn transactional(&self, id: &str, batch_limit: Option<usize>, alone: bool) -> ClientConfig {
+        let mut config = self.producer(None, alone);
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", TRANSACTION_MS)
+            .set("message.timeout.ms", TRANSACTION_MS)
+            .set("socket.timeout.ms", TRANSACTION_SOCKET_MS);
+        if let Some(limit) = batch_limit.filter(|limit| *limit < BATCH_BYTES_MAX) {
+            config.set("batch.size", limit.max(1).to_string());
+        }
+        config
+    }
+
+    /// For asking where a partition ends, open transactions included.
+    pub(crate) fn uncommitted(&self) -> ClientConfig {
+        let mut config = self.questions();
+        config.set("isolation.level", "read_uncommitted");
         config
     }
 

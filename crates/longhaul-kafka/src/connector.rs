@@ -8,6 +8,7 @@ use longhaul_config::Kafka;
 use longhaul_topology::{Guarantee, SinkKind, SourceKind};
 use tokio::sync::watch;
 
+use crate::atomic::AtomicSink;
 use crate::cluster::Cluster;
 use crate::config::Settings;
 use crate::cursor::Cursors;
@@ -63,12 +64,16 @@ impl Connector for KafkaConnector {
     }
 
     fn sink(&self, spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError> {
-        if spec.guarantee == Guarantee::EffectivelyOnce {
-            return Err(SinkError::Config("this destination is not written effectively once yet".to_owned()));
-        }
         let SinkKind::Kafka { partition, tombstone_on_empty } = spec.sink else {
             return Err(SinkError::Config("a Kafka broker takes Kafka topics only".to_owned()));
         };
-        Ok(Arc::new(KafkaSink { destination: Arc::clone(&self.destination), partition, tombstone_on_empty }))
+        let destination = Arc::clone(&self.destination);
+        Ok(match spec.guarantee {
+            Guarantee::EffectivelyOnce => {
+                let buckets = destination.buckets(&self.cluster);
+                Arc::new(AtomicSink { destination, buckets, partition, tombstone_on_empty })
+            }
+            _ => Arc::new(KafkaSink { destination, partition, tombstone_on_empty }),
+        })
     }
 }

@@ -1,8 +1,8 @@
 //! Cursors: one record per flow in a compacted topic of the destination cluster.
 //!
 //! Key: the flow's identity, 32 hex digits. Value: JSON with the position and, for people, what the flow is. Every opening of a flow
-//! reads the topic up to its present end, so that the cursor of another router is seen; openings at the same time share one read. A
-//! value that cannot be read is an error: to start over in silence could lose events. Deleting a cursor is writing a tombstone.
+//! reads the topic up to its present end, so that the cursor of another router is seen; openings at the same time share one read. Where
+//! somebody's transaction is open in it, what stands behind its beginning is not to be seen yet: then it waits. A value that cannot be read is an error: to start over in silence could lose events. Deleting a cursor is writing a tombstone.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use longhaul_broker::SinkError;
 use longhaul_event::{FlowId, Position};
 use longhaul_topology::FlowKey;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -28,11 +28,14 @@ use crate::topics::Topics;
 
 /// Name of the topic.
 pub const CURSORS: &str = "__longhaul_cursors";
-const PARTITION: i32 = 0;
+/// Its only partition.
+pub(crate) const PARTITION: i32 = 0;
 const VERSION: u32 = 1;
 /// Longest time that reading the topic to its end may take.
 const READ_MAX: Duration = Duration::from_secs(60);
 const ROOM_POLL: Duration = Duration::from_millis(2);
+/// A cluster does not tell when a transaction has ended.
+const STABLE_POLL: Duration = Duration::from_millis(10);
 
 /// What stands in the topic for one flow.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -125,7 +128,8 @@ impl Cursors {
     }
 }
 
-fn encode(flow: &FlowKey, cursor: Position) -> Vec<u8> {
+/// The value for a cursor of that flow.
+pub(crate) fn encode(flow: &FlowKey, cursor: Position) -> Vec<u8> {
     let FlowKey { mesh, route, from, to } = flow.clone();
     let Position { incarnation, offset } = cursor;
     let value = Value { version: VERSION, incarnation, offset, mesh, route, from, to };
@@ -140,6 +144,8 @@ fn decode(value: &[u8]) -> Option<Position> {
 /// What was read of the topic so far.
 struct Tail {
     consumer: Offloaded<BaseConsumer<Events>>,
+    /// Sees what is not committed, and so the true end.
+    ends: Offloaded<BaseConsumer<Events>>,
     /// When the last read began.
     begun: Instant,
     next: u64,
@@ -163,15 +169,14 @@ impl Tail {
         let mut tail = match tail {
             Some(tail) => tail,
             None => {
-                let events = Events::new(Arc::clone(&cluster.diagnosis));
-                let consumer = cluster.settings.cursor_reader().create_with_context(events)?;
-                let consumer = Offloaded::new(consumer);
-                Box::new(Self { consumer, begun: Instant::now(), next: 0, positions: HashMap::new() })
+                let events = || Events::new(Arc::clone(&cluster.diagnosis));
+                let consumer = Offloaded::new(cluster.settings.cursor_reader().create_with_context(events())?);
+                let ends = Offloaded::new(cluster.settings.uncommitted().create_with_context(events())?);
+                Box::new(Self { consumer, ends, begun: Instant::now(), next: 0, positions: HashMap::new() })
             }
         };
         tail.begun = Instant::now();
-        let (low, high) = tail.consumer.fetch_watermarks(CURSORS, PARTITION, ASK_MAX)?;
-        let (low, high) = (u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0));
+        let (low, high) = tail.stable_bounds()?;
         if tail.next > high {
             // The topic was deleted and made again.
             tail.positions.clear();
@@ -184,6 +189,19 @@ impl Tail {
             read?;
         }
         Ok(tail)
+    }
+
+    /// The bounds of the topic as it is now, once no transaction is open before that end.
+    fn stable_bounds(&self) -> Result<(u64, u64), KafkaError> {
+        let (low, end) = self.ends.fetch_watermarks(CURSORS, PARTITION, ASK_MAX)?;
+        let until = Instant::now() + READ_MAX;
+        while self.consumer.fetch_watermarks(CURSORS, PARTITION, ASK_MAX)?.1 < end {
+            if Instant::now() > until {
+                return Err(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut));
+            }
+            std::thread::sleep(STABLE_POLL);
+        }
+        Ok((u64::try_from(low).unwrap_or(0), u64::try_from(end).unwrap_or(0)))
     }
 
     fn read_to(&mut self, high: u64) -> Result<(), KafkaError> {

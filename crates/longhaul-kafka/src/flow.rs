@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use longhaul_broker::{Poison, SinkError};
-use longhaul_event::{Event, HeaderTag, Identity};
+use longhaul_event::Event;
 use longhaul_topic::Topic;
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::BaseRecord;
 
 use crate::batch::{Batch, Pending};
-use crate::map::{ID, IDENTITY, OF_CONTENT, PROVENANCE, batch_bytes, check_topic, header_value, payload};
+use crate::map::check_topic;
 use crate::producer::{NotTaken, Producer};
+use crate::shape::{Shape, too_large_for_client};
 use crate::topics::{TopicInfo, Topics};
 
 /// Bytes of one flow that may be under way: a flow whose partition has no leader must not fill the producer that others use.
@@ -29,9 +28,7 @@ const TOPICS_MAX: usize = 1000;
 /// An open flow.
 pub(crate) struct Flow {
     topics: Arc<Topics>,
-    /// The partition to write, for `partition: same`.
-    partition: Option<u32>,
-    tombstone_on_empty: bool,
+    shape: Shape,
     pub(crate) pending: Arc<Pending>,
     line: Mutex<VecDeque<Chunk>>,
     driver: tokio::sync::Mutex<Driver>,
@@ -75,14 +72,9 @@ enum Sent {
 }
 
 impl Flow {
-    pub(crate) fn new(
-        topics: Arc<Topics>,
-        pending: Arc<Pending>,
-        partition: Option<u32>,
-        tombstone_on_empty: bool,
-    ) -> Self {
+    pub(crate) fn new(topics: Arc<Topics>, pending: Arc<Pending>, shape: Shape) -> Self {
         let (line, driver) = Default::default();
-        Self { topics, partition, tombstone_on_empty, pending, line, driver }
+        Self { topics, shape, pending, line, driver }
     }
 
     /// Puts events in line and hands over what can be handed over now.
@@ -136,41 +128,18 @@ impl Flow {
     }
 
     fn send(&self, event: &Event, batch: &Arc<Batch>, Target { info, producer }: &Target) -> Sent {
-        let poison = |kind, reason| Sent::Refused(SinkError::Poison { offset: event.offset, kind, reason });
-        if let Some(limit) = info.batch_limit {
-            let bytes = batch_bytes(event);
-            if bytes > limit {
-                let topic = &event.topic;
-                let reason =
-                    format!("it takes {bytes} bytes, and Kafka topic {topic} {limit} at most (max.message.bytes)");
-                return poison(Poison::TooLarge, reason);
-            }
-        }
-        if let Some(partition) = self.partition.filter(|partition| *partition >= info.partitions) {
-            let (topic, partitions) = (&event.topic, info.partitions);
-            return Sent::Refused(SinkError::Config(format!(
-                "partition: same: Kafka topic {topic} has {partitions} partitions, none with number {partition}"
-            )));
+        if let Err(refused) = self.shape.check(event, info) {
+            return Sent::Refused(refused);
         }
         if self.pending.bytes() > FLOW_BYTES_MAX {
             return Sent::Not(Step::Full);
         }
-        let Some(headers) = headers(event) else {
-            return poison(Poison::Refused, "the value of a typed header is malformed".to_owned());
-        };
-        let mut record = BaseRecord::with_opaque_to(event.topic.as_str(), Arc::clone(batch)).headers(headers);
-        record.key = event.key.as_deref();
-        record.payload = payload(event, self.tombstone_on_empty);
-        record.partition = self.partition.and_then(|partition| i32::try_from(partition).ok());
-        // Without a time, Kafka's client takes the present one.
-        record.timestamp = Some(event.time_ms).filter(|ms| *ms > 0);
-        match producer.send(record) {
-            Ok(()) => Sent::Yes,
-            Err(NotTaken::Full) => Sent::Not(Step::Full),
-            Err(NotTaken::TooLarge) => {
-                poison(Poison::TooLarge, "larger than the client's `message.max.bytes`".to_owned())
-            }
-            Err(NotTaken::Failed(error)) => Sent::Refused(SinkError::Transient(format!("Kafka: {error}"))),
+        match self.shape.record(event, batch).map(|record| producer.send(record)) {
+            Ok(Ok(())) => Sent::Yes,
+            Ok(Err(NotTaken::Full)) => Sent::Not(Step::Full),
+            Ok(Err(NotTaken::TooLarge)) => Sent::Refused(too_large_for_client(event.offset)),
+            Ok(Err(NotTaken::Failed(error))) => Sent::Refused(SinkError::Transient(format!("Kafka: {error}"))),
+            Err(refused) => Sent::Refused(refused),
         }
     }
 }
@@ -239,49 +208,5 @@ impl Driver {
         let Some(chunk) = &self.current else { return };
         let offset = chunk.events.front().map_or(u64::MAX, |event| event.offset);
         chunk.batch.fail(offset, error);
-    }
-}
-
-/// The headers of a record: the application's, then Longhaul's. `None` when a value cannot be said.
-fn headers(event: &Event) -> Option<OwnedHeaders> {
-    let mut headers = OwnedHeaders::new_with_capacity(4);
-    for header in event.headers.iter() {
-        // Nearly all values are plain bytes.
-        if header.tag == HeaderTag::BYTES {
-            headers = headers.insert(Header { key: header.name, value: Some(header.value) });
-            continue;
-        }
-        let value = header_value(&header)?;
-        headers = headers.insert(Header { key: header.name, value: value.as_deref() });
-    }
-    headers = headers.insert(Header { key: ID, value: Some(&hex(event.id.0)[..]) });
-    if event.identity == Identity::Content {
-        headers = headers.insert(Header { key: IDENTITY, value: Some(OF_CONTENT) });
-    }
-    if !event.provenance.is_empty() {
-        headers = headers.insert(Header { key: PROVENANCE, value: Some(&event.provenance[..]) });
-    }
-    Some(headers)
-}
-
-/// 32 lower-case hex digits, without an allocation.
-fn hex(value: u128) -> [u8; 32] {
-    let mut digits = [0; 32];
-    for (at, digit) in digits.iter_mut().enumerate() {
-        let nibble = (value >> (124 - 4 * at)) & 0xf;
-        *digit = b"0123456789abcdef"[usize::try_from(nibble).expect("four bits fit")];
-    }
-    digits
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_identity_is_written_as_it_is_read() {
-        for value in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_0011_2233_4455_6677] {
-            assert_eq!(hex(value), format!("{value:032x}").as_bytes());
-        }
     }
 }

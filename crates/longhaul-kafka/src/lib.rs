@@ -1,4 +1,5 @@
-//! The Kafka connector: reads partitions in order, writes with an idempotent producer, keeps cursors in a compacted topic.
+//! The Kafka connector: reads partitions in order, writes with an idempotent producer or in transactions, keeps cursors in a compacted
+//! topic.
 //!
 //! Start with [`KafkaConnector`]. What happens where:
 //!
@@ -9,7 +10,9 @@
 //! | `map`, `amqp`, `size` | records to events and back (pure) |
 //! | `lane`, `pump`, `source` | one thread reads all partitions of a source into bounded lanes, one reader takes from each |
 //! | `topics`, `producer` | what is known of a destination topic; producers, each with its delivery thread |
-//! | `batch`, `flow`, `sink` | what was sent and what is confirmed; one flow in order |
+//! | `shape` | how an event becomes a record |
+//! | `batch`, `flow`, `sink` | at least once: what was sent and what is confirmed; one flow in order |
+//! | `bucket`, `group`, `transaction`, `atomic` | effectively once: flows that share transactions, and the thread that commits them |
 //! | `cursor` | the compacted topic `__longhaul_cursors` |
 //!
 //! Limits. Kafka's topic id does not come through librdkafka's API, so the incarnation of every partition is 0: a topic that was
@@ -17,21 +20,26 @@
 //! header name with a zero byte is cut at that byte by librdkafka; one that is not UTF-8 stops its partition with an error.
 
 mod amqp;
+mod atomic;
 mod batch;
+mod bucket;
 mod client;
 mod cluster;
 mod config;
 mod connector;
 mod cursor;
 mod flow;
+mod group;
 mod lane;
 mod map;
 mod producer;
 mod pump;
+mod shape;
 mod sink;
 mod size;
 mod source;
 mod topics;
+mod transaction;
 
 pub use connector::KafkaConnector;
 pub use cursor::CURSORS;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use longhaul_broker::{Poison, SinkError};
 use longhaul_event::EventId;
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -40,6 +41,8 @@ pub(crate) struct Producer {
 struct Shared {
     stop: AtomicBool,
     dead: AtomicBool,
+    /// Whether a delivery failed since it was last asked.
+    failed: AtomicBool,
 }
 
 /// Why a record was not taken.
@@ -58,13 +61,15 @@ pub(crate) fn charge(key: usize, payload: usize) -> usize {
 }
 
 impl Producer {
-    fn start(settings: &Settings, diagnosis: Arc<Diagnosis>, kind: Kind) -> Result<Self, String> {
+    /// A producer of that configuration, and its thread. `alone` says that every event has a batch of its own.
+    ///
+    /// # Errors
+    /// One sentence when there is no client or no thread to be had.
+    pub(crate) fn start(config: &ClientConfig, diagnosis: Arc<Diagnosis>, alone: bool) -> Result<Self, String> {
         let shared = Arc::new(Shared::default());
-        let context = Deliveries { diagnosis, shared: Arc::clone(&shared), alone: kind.alone };
-        let client: BaseProducer<Deliveries> = settings
-            .producer(kind.batch_limit, kind.alone)
-            .create_with_context(context)
-            .map_err(|error| error.to_string())?;
+        let context = Deliveries { diagnosis, shared: Arc::clone(&shared), alone };
+        let client: BaseProducer<Deliveries> =
+            config.create_with_context(context).map_err(|error| error.to_string())?;
         let client = Arc::new(client);
         let (polled, state) = (Arc::clone(&client), Arc::clone(&shared));
         let spawned = std::thread::Builder::new().name("kafka-write".to_owned()).spawn(move || {
@@ -85,9 +90,24 @@ impl Producer {
         self.shared.dead.load(Ordering::Acquire)
     }
 
+    /// Whether a delivery failed, since [`forget_failures`](Self::forget_failures).
+    pub(crate) fn has_failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Acquire)
+    }
+
+    /// Begins anew to look for failed deliveries.
+    pub(crate) fn forget_failures(&self) {
+        self.shared.failed.store(false, Ordering::Release);
+    }
+
+    /// The client itself, for transactions.
+    pub(crate) fn client(&self) -> &BaseProducer<Deliveries> {
+        self.client.as_ref().expect("the client is there until the producer is dropped")
+    }
+
     /// Hands a record over, without waiting. When it is not taken, its batch was not touched.
     pub(crate) fn send(&self, record: Outgoing<'_>) -> Result<(), NotTaken> {
-        let client = self.client.as_ref().expect("the client is there until the producer is dropped");
+        let client = self.client();
         let bytes = charge(record.key.map_or(0, <[u8]>::len), record.payload.map_or(0, <[u8]>::len));
         let batch = Arc::clone(&record.delivery_opaque);
         batch.begin(bytes);
@@ -110,7 +130,7 @@ impl Drop for Producer {
 }
 
 /// Hears of every delivery.
-struct Deliveries {
+pub(crate) struct Deliveries {
     diagnosis: Arc<Diagnosis>,
     shared: Arc<Shared>,
     /// Whether every event has a batch of its own, so that a refusal is its own.
@@ -140,6 +160,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
             Err((error, message)) => {
                 let offset = batch.offset_of(id_of(message));
                 batch.fail(offset, self.refusal(error, message, &batch, offset));
+                self.shared.failed.store(true, Ordering::Release);
                 message
             }
         };
@@ -220,7 +241,8 @@ impl Producers {
         if let Some(producer) = found {
             return Ok(producer);
         }
-        let producer = Arc::new(Producer::start(settings, Arc::clone(diagnosis), kind)?);
+        let config = settings.producer(kind.batch_limit, kind.alone);
+        let producer = Arc::new(Producer::start(&config, Arc::clone(diagnosis), kind.alone)?);
         producers.insert(kind, Arc::downgrade(&producer));
         Ok(producer)
     }

@@ -14,8 +14,11 @@ use longhaul_event::{Event, FlowId, Position};
 use longhaul_topology::{FlowKey, Partition};
 
 use crate::batch::{Caution, Pending};
+use crate::bucket::Buckets;
+use crate::cluster::Cluster;
 use crate::cursor::Cursors;
 use crate::flow::Flow;
+use crate::shape::Shape;
 use crate::topics::Topics;
 
 /// How long an opening waits for what a former writer has under way.
@@ -27,6 +30,8 @@ pub(crate) struct Destination {
     pub(crate) topics: Arc<Topics>,
     pub(crate) cursors: Arc<Cursors>,
     flows: Mutex<HashMap<FlowId, Known>>,
+    /// Of the sinks that write in transactions, as long as there are any.
+    buckets: Mutex<Weak<Buckets>>,
 }
 
 /// What is remembered of a flow from one writer to the next.
@@ -38,11 +43,22 @@ struct Known {
 
 impl Destination {
     pub(crate) fn new(topics: Arc<Topics>, cursors: Arc<Cursors>) -> Self {
-        Self { topics, cursors, flows: Mutex::default() }
+        Self { topics, cursors, flows: Mutex::default(), buckets: Mutex::default() }
+    }
+
+    /// The buckets of all sinks that write in transactions.
+    pub(crate) fn buckets(&self, cluster: &Arc<Cluster>) -> Arc<Buckets> {
+        let mut slot = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buckets) = slot.upgrade() {
+            return buckets;
+        }
+        let buckets = Arc::new(Buckets::new(Arc::clone(cluster), Arc::clone(&self.topics)));
+        *slot = Arc::downgrade(&buckets);
+        buckets
     }
 
     /// Takes the flow over from its former writer.
-    async fn take_over(&self, flow: FlowId) -> Result<Arc<Pending>, SinkError> {
+    pub(crate) async fn take_over(&self, flow: FlowId) -> Result<Arc<Pending>, SinkError> {
         let (former, caution) = self.former(flow);
         if let Some(former) = former {
             former.spend();
@@ -82,19 +98,11 @@ pub(crate) struct KafkaSink {
 
 impl KafkaSink {
     async fn open_flow(&self, key: &FlowKey, partition: Option<u32>) -> Result<Opened, SinkError> {
-        let partition = match (self.partition, partition) {
-            (Partition::Key, _) => None,
-            (Partition::Same, Some(partition)) => Some(partition),
-            (Partition::Same, None) => {
-                let shard = &key.from.2;
-                let reason = format!("partition: same: the source shard {shard} has no partition number");
-                return Err(SinkError::Config(reason));
-            }
-        };
+        let shape = shape(self.partition, self.tombstone_on_empty, key, partition)?;
         let pending = self.destination.take_over(key.id()).await?;
         let cursor = self.destination.cursors.read(key.id()).await?;
         let topics = Arc::clone(&self.destination.topics);
-        let flow = Arc::new(Flow::new(topics, pending, partition, self.tombstone_on_empty));
+        let flow = Arc::new(Flow::new(topics, pending, shape));
         let cursors = Arc::clone(&self.destination.cursors);
         Ok(Opened { writer: Box::new(KafkaWriter { key: key.clone(), flow, cursors }), cursor })
     }
@@ -142,6 +150,25 @@ impl Drop for KafkaWriter {
     }
 }
 
-fn spent() -> SinkError {
+/// What the records of a flow have in common, by the words of its route.
+pub(crate) fn shape(
+    route: Partition,
+    tombstone_on_empty: bool,
+    key: &FlowKey,
+    partition: Option<u32>,
+) -> Result<Shape, SinkError> {
+    let partition = match (route, partition) {
+        (Partition::Key, _) => None,
+        (Partition::Same, Some(partition)) => Some(partition),
+        (Partition::Same, None) => {
+            let shard = &key.from.2;
+            let reason = format!("partition: same: the source shard {shard} has no partition number");
+            return Err(SinkError::Config(reason));
+        }
+    };
+    Ok(Shape { partition, tombstone_on_empty })
+}
+
+pub(crate) fn spent() -> SinkError {
     SinkError::Transient("an earlier write of this flow failed".to_owned())
 }
