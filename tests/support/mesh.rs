@@ -338,6 +338,13 @@ impl Mesh {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{url}: {error}: {body}"))
     }
 
+    /// The sum of a metric's samples; `None` while the router does not answer.
+    pub async fn try_metric(&self, region: &str, name: &str) -> Option<f64> {
+        let (_, body) = get(&format!("{}/metrics", self.admin_url(region))).await?;
+        let samples = body.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        Some(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
     /// The sum of a metric's samples whose labels contain all of these texts (`route="x"`).
     pub async fn metric(&self, region: &str, name: &str, labels: &[&str]) -> f64 {
         let url = format!("{}/metrics", self.admin_url(region));

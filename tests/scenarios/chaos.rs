@@ -1,0 +1,266 @@
+//! Chaos on the full mesh: Kafka, RabbitMQ and NATS JetStream in three regions, every region sends to the two others, and every five seconds
+//! something is killed, paused, cut, made to lose packets, or reloaded. After healing: nothing lost, order per key kept, repeats only under
+//! an identity already seen, memory inside the budget, no panic; and a table of what was done and what was seen.
+//!
+//! `LONGHAUL_CHAOS_SECONDS` says for how long (60), `LONGHAUL_CHAOS_SEED` with which dice (the clock).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use longhaul_test_brokers::{kafka, nats, rabbitmq};
+use longhaul_tests::client::{Client, Kafka, Nats, RabbitMq};
+use longhaul_tests::judge::{Compare, judge};
+use longhaul_tests::mesh::Mesh;
+use longhaul_tests::relay::Relay;
+use longhaul_tests::sample::Sample;
+use longhaul_tests::started;
+
+const REGIONS: [&str; 3] = ["ap", "eu", "us"];
+/// One fault per step; it is undone at the step's end.
+const STEP: Duration = Duration::from_secs(5);
+const BURST_EVERY: Duration = Duration::from_millis(500);
+const PER_BURST: usize = 50;
+const KEYS: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(90);
+const BUDGET: f64 = 64.0 * 1024.0 * 1024.0;
+const TOPICS: [&str; 3] = ["insights.daily", "orders.placed", "invoices.sent"];
+
+const ROUTES: [&str; 3] = [
+    "name: from-eu
+from: {region: eu, broker: events, topics: [\"orders.>\"]}
+to:
+  - {region: us, broker: events, exchange: events, topic: \"eu.{topic}\"}
+  - {region: ap, broker: events, topic: \"eu.{topic}\"}",
+    "name: from-us
+from: {region: us, broker: events, exchange: events, topics: [\"invoices.>\"]}
+to:
+  - {region: eu, broker: events, topic: \"us.{topic}\"}
+  - {region: ap, broker: events, topic: \"us.{topic}\"}",
+    "name: from-ap
+from: {region: ap, broker: events, topics: [\"insights.>\"]}
+to:
+  - {region: eu, broker: events, topic: \"ap.{topic}\"}
+  - {region: us, broker: events, exchange: events, topic: \"ap.{topic}\"}",
+];
+/// Comes and goes with reloads.
+const EXTRA: &str = "name: extra
+from: {region: eu, broker: events, topics: [\"nothing.>\"]}
+to: [{region: ap, broker: events, topic: \"eu.{topic}\"}]";
+
+/// What is done to the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    KillRouter(usize),
+    PauseRouter(usize),
+    CutLink(usize),
+    LossyLink(usize),
+    KillBroker(usize),
+    Reload,
+}
+
+/// Dice that fall the same way again.
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Self {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let seed = number("LONGHAUL_CHAOS_SEED").unwrap_or_else(clock);
+        println!("seed {seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((self.0 >> 33) % end as u64).expect("a small number")
+    }
+
+    fn fault(&mut self) -> Fault {
+        match self.below(9) {
+            0 | 1 => Fault::KillRouter(self.below(3)),
+            2 => Fault::PauseRouter(self.below(3)),
+            3 | 4 => Fault::CutLink(self.below(6)),
+            5 => Fault::LossyLink(self.below(6)),
+            6 | 7 => Fault::KillBroker(self.below(3)),
+            _ => Fault::Reload,
+        }
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: {text} is no number")))
+}
+
+struct Brokers {
+    nats: nats::Nats,
+    kafka: kafka::Kafka,
+    rabbitmq: rabbitmq::RabbitMq,
+}
+
+impl Brokers {
+    /// Kills the broker of a region as a crash would, and starts it again.
+    fn crash(&mut self, region: usize) {
+        match REGIONS[region] {
+            "ap" => {
+                self.nats.kill();
+                self.nats.restart().expect("NATS starts again");
+            }
+            "eu" => {
+                self.kafka.kill();
+                self.kafka.restart().expect("Kafka starts again");
+            }
+            _ => {
+                self.rabbitmq.kill().expect("RabbitMQ dies");
+                self.rabbitmq.restart().expect("RabbitMQ starts again");
+            }
+        }
+    }
+}
+
+struct Chaos {
+    mesh: Mesh,
+    brokers: Brokers,
+    clients: [Client; 3],
+    relays: Vec<Relay>,
+    sent: [Vec<Sample>; 3],
+    routes: String,
+    has_extra: bool,
+    /// The most that any router had of its budget in use.
+    used_most: f64,
+}
+
+impl Chaos {
+    async fn start() -> Self {
+        let (kafka, rabbitmq, nats) = tokio::join!(started::kafka(), started::rabbitmq(), started::nats());
+        let clients = [
+            Client::Nats(Nats::new(&nats)),
+            Client::Kafka(Kafka::new(&kafka)),
+            Client::RabbitMq(RabbitMq::new(&rabbitmq)),
+        ];
+        clients[0].prepare(&["insights.>", "eu.>", "us.>"]).await;
+        clients[1].prepare(&["orders.placed", "us.invoices.sent", "ap.insights.daily"]).await;
+        clients[2].prepare(&["eu.orders.placed", "ap.insights.daily"]).await;
+        let mut mesh = Mesh::new(&REGIONS).memory("64MiB");
+        for (region, client) in REGIONS.iter().zip(&clients) {
+            let declared = format!("{}: {{}}", client.kind());
+            mesh = mesh.broker(region, "events", &declared, &client.access());
+        }
+        for route in ROUTES {
+            mesh = mesh.route(route);
+        }
+        let mut relays = Vec::new();
+        for from in REGIONS {
+            for to in REGIONS.into_iter().filter(|to| *to != from) {
+                let relay = Relay::start(&mesh.link_address(to)).await;
+                mesh = mesh.via(from, to, &relay.address());
+                relays.push(relay);
+            }
+        }
+        mesh.start().await;
+        for region in REGIONS {
+            mesh.wait_streaming(region).await;
+        }
+        let (brokers, routes) = (Brokers { nats, kafka, rabbitmq }, mesh.routes().to_owned());
+        let sent = <[Vec<Sample>; 3]>::default();
+        Self { mesh, brokers, clients, relays, sent, routes, has_extra: false, used_most: 0.0 }
+    }
+
+    /// A few events into every region.
+    async fn produce(&mut self) {
+        for ((client, sent), topic) in self.clients.iter().zip(&mut self.sent).zip(TOPICS) {
+            let first = sent.len() + 1;
+            let sample = |number: usize| Sample {
+                topic: topic.to_owned(),
+                key: Some(format!("key-{}", number % KEYS).into_bytes()),
+                headers: Vec::new(),
+                payload: number.to_string().into_bytes(),
+            };
+            let fresh: Vec<_> = (first..first + PER_BURST).map(sample).collect();
+            client.produce(&fresh).await;
+            sent.extend(fresh);
+        }
+    }
+
+    async fn step(&mut self, fault: Fault) {
+        let end = Instant::now() + STEP;
+        self.begin(fault);
+        while Instant::now() < end {
+            self.produce().await;
+            // Events come all the time, not in one heap.
+            tokio::time::sleep(BURST_EVERY).await;
+        }
+        self.undo(fault);
+        for region in REGIONS {
+            if let Some(used) = self.mesh.try_metric(region, "longhaul_memory_budget_used_bytes").await {
+                self.used_most = self.used_most.max(used);
+            }
+        }
+    }
+
+    fn begin(&mut self, fault: Fault) {
+        match fault {
+            Fault::KillRouter(region) => {
+                self.mesh.kill(REGIONS[region]);
+                self.mesh.start_router(REGIONS[region]);
+            }
+            Fault::PauseRouter(region) => self.mesh.process(REGIONS[region]).signal("STOP"),
+            Fault::CutLink(link) => self.relays[link].cut(),
+            Fault::LossyLink(link) => self.relays[link].lose_one_of(20),
+            Fault::KillBroker(region) => tokio::task::block_in_place(|| self.brokers.crash(region)),
+            Fault::Reload => {
+                self.has_extra = !self.has_extra;
+                let extra = if self.has_extra { longhaul_tests::mesh::item(EXTRA) } else { String::new() };
+                self.mesh.set_routes(&format!("{}{extra}", self.routes));
+            }
+        }
+    }
+
+    fn undo(&mut self, fault: Fault) {
+        match fault {
+            Fault::PauseRouter(region) => self.mesh.process(REGIONS[region]).signal("CONT"),
+            Fault::CutLink(link) => self.relays[link].heal(),
+            Fault::LossyLink(link) => self.relays[link].lose_one_of(0),
+            Fault::KillRouter(_) | Fault::KillBroker(_) | Fault::Reload => {}
+        }
+    }
+
+    /// Everything is at its destinations.
+    async fn judge(&self) {
+        for (from, prefix) in [(1, "eu"), (2, "us"), (0, "ap")] {
+            for to in (0..3).filter(|to| *to != from) {
+                let topic = format!("{prefix}.{}", TOPICS[from]);
+                let arrived = self.clients[to].consume(&topic, self.sent[from].len(), PATIENCE).await;
+                let what = format!("{} to {}", self.clients[from].kind(), self.clients[to].kind());
+                let verdict = judge(&what, &self.sent[from], &arrived, Compare::Content);
+                println!("  {what:<22} {:>7} events  0 lost  {:>6} repeated", verdict.events, verdict.duplicates);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn chaos() {
+    let length = Duration::from_secs(number("LONGHAUL_CHAOS_SECONDS").unwrap_or(60));
+    let mut dice = Dice::new();
+    let mut chaos = Chaos::start().await;
+    let (begin, mut done) = (Instant::now(), BTreeMap::<Fault, usize>::new());
+    while begin.elapsed() < length {
+        let fault = dice.fault();
+        println!("{:>5.1} s {fault:?}", begin.elapsed().as_secs_f64());
+        chaos.step(fault).await;
+        *done.entry(fault).or_default() += 1;
+    }
+    println!("what was done: {done:?}");
+    println!("what was seen:");
+    let healed = Instant::now();
+    chaos.judge().await;
+    println!(
+        "  all was there {:.1} s after the last fault; at most {:.1} MiB of the budget in use",
+        healed.elapsed().as_secs_f64(),
+        chaos.used_most / f64::from(1 << 20)
+    );
+    assert!(chaos.used_most <= BUDGET, "{} bytes of a budget of {BUDGET}", chaos.used_most);
+    for region in REGIONS {
+        assert!(!chaos.mesh.log(region).contains("panicked"), "{}", chaos.mesh.log(region));
+        assert_eq!(chaos.mesh.terminate(region), Some(0), "{}", chaos.mesh.log(region));
+    }
+}
