@@ -21,6 +21,18 @@ pub fn hash64(bytes: &[u8]) -> u64 {
     xxh3::xxh3_64(bytes)
 }
 
+impl FlowId {
+    /// How many buckets there are. To change it is to let two routers of different versions write a flow under two names.
+    pub const BUCKETS: usize = 4;
+
+    /// The bucket that the flow belongs to, under [`BUCKETS`](Self::BUCKETS): flows that share what a destination locks for writing, and that
+    /// must therefore be applied by one and the same router of the destination's region.
+    #[must_use]
+    pub fn bucket(self) -> usize {
+        usize::try_from(self.0 % Self::BUCKETS as u128).expect("a remainder is small")
+    }
+}
+
 impl EventId {
     /// Identity of what stands at a position of a log: hash of the origin's cluster hash, incarnation, shard hash and offset.
     #[must_use]

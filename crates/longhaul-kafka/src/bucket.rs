@@ -20,8 +20,6 @@ use crate::group::Committer;
 use crate::shape::Shape;
 use crate::topics::Topics;
 
-/// Buckets of one cluster. To change it is to let two routers of different versions write the same flow under two names.
-const BUCKETS: usize = 4;
 /// One transaction takes no more writes beyond so many bytes: they stand in memory until it is through.
 const GROUP_BYTES_MAX: usize = 16 << 20;
 
@@ -69,7 +67,7 @@ type Opening = oneshot::Sender<Result<u64, SinkError>>;
 pub(crate) struct Buckets {
     cluster: Arc<Cluster>,
     topics: Arc<Topics>,
-    buckets: [Mutex<Option<Arc<Bucket>>>; BUCKETS],
+    buckets: [Mutex<Option<Arc<Bucket>>>; FlowId::BUCKETS],
 }
 
 impl Buckets {
@@ -82,7 +80,7 @@ impl Buckets {
     /// # Errors
     /// [`SinkError::Transient`] when there is no thread to be had.
     pub(crate) fn of(&self, flow: FlowId) -> Result<Arc<Bucket>, SinkError> {
-        let number = usize::try_from(flow.0 % BUCKETS as u128).unwrap_or(0);
+        let number = flow.bucket();
         let mut slot = self.buckets[number].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = slot.as_ref().filter(|bucket| !bucket.0.lock().closed) {
             return Ok(Arc::clone(bucket));

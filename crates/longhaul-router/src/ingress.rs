@@ -215,8 +215,9 @@ impl Driver {
         // Where no other way is left, one that was refused is tried again soon.
         let rested =
             |hop: &str| self.avoided.iter().all(|(avoided, since)| avoided != hop || now >= *since + ASK_AGAIN_AFTER);
-        let port = links.attach(&self.flow.key, |hop| self.is_avoided(hop));
-        if let Some(port) = port.or_else(|| links.attach(&self.flow.key, |hop| !rested(hop))) {
+        let (key, of) = (&self.flow.key, self.flow.route.route().guarantee);
+        let port = links.attach(key, of, |hop| self.is_avoided(hop));
+        if let Some(port) = port.or_else(|| links.attach(key, of, |hop| !rested(hop))) {
             self.avoided.retain(|(avoided, _)| avoided != port.hop());
             self.flow.status.set_hop(port.hop());
             self.encoder = BatchEncoder::new(*port.limits());

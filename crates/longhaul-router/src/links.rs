@@ -16,7 +16,7 @@ use longhaul_event::{Position, hash64};
 use longhaul_flow::{Credit, ResetCode};
 use longhaul_link::{Dialer, LinkError, LinkStats, OutLink, OutSender, WindowHint};
 use longhaul_telemetry::{LinkGauges, LinkMetrics, Metrics};
-use longhaul_topology::{Class, FlowKey};
+use longhaul_topology::{Class, FlowKey, Guarantee};
 use longhaul_wire::{Frame, Hello, Limits};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -199,7 +199,7 @@ impl Links {
     /// Gives a flow the use of a link towards its destination's region, over the best neighbour that has one up and is not to be avoided;
     /// among several routers always the same one for the same flow, as long as it is up.
     #[must_use]
-    pub(crate) fn attach(&self, key: &FlowKey, avoided: impl Fn(&str) -> bool) -> Option<Port> {
+    pub(crate) fn attach(&self, key: &FlowKey, of: Guarantee, avoided: impl Fn(&str) -> bool) -> Option<Port> {
         let state = self.lock();
         let is_live = |hop: &String| state.live.get(hop).is_some_and(|live| live.iter().any(|link| link.is_up()));
         // Right after the start, no way over others is taken only because their link came up first.
@@ -207,14 +207,18 @@ impl Links {
         let hop = state.ways.get(&key.to.0)?.iter().filter(|hop| !avoided(hop));
         let hop = hop.into_iter().find(|hop| is_live(hop) || is_due(hop)).filter(|hop| is_live(hop))?.clone();
         drop(state);
-        self.attach_over(&hop, key)
+        self.attach_over(&hop, key, of)
     }
 
     /// The same over that neighbour and no other.
     #[must_use]
-    pub(crate) fn attach_over(&self, hop: &str, key: &FlowKey) -> Option<Port> {
-        let id = key.id().to_string();
-        let rank = |link: &&Arc<Link>| hash64(format!("{} {id}", link.peer.router).as_bytes());
+    pub(crate) fn attach_over(&self, hop: &str, key: &FlowKey, of: Guarantee) -> Option<Port> {
+        // Flows that are written effectively once share locks at the destination by buckets: a bucket must not have two routers.
+        let spread = match of {
+            Guarantee::EffectivelyOnce => key.id().bucket() as u128,
+            Guarantee::AtLeastOnce | Guarantee::AtMostOnce => key.id().0,
+        };
+        let rank = |link: &&Arc<Link>| hash64(format!("{} {spread:032x}", link.peer.router).as_bytes());
         let link = {
             let state = self.lock();
             Arc::clone(state.live.get(hop)?.iter().filter(|link| link.is_up()).max_by_key(rank)?)

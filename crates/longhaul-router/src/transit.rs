@@ -11,7 +11,7 @@ use bytes::Bytes;
 use longhaul_flow::ResetCode;
 use longhaul_link::{InSender, Violation, class_from_wire};
 use longhaul_telemetry::Metrics;
-use longhaul_topology::{FlowKey, Graph, Mesh, WAY_LINKS_MAX};
+use longhaul_topology::{FlowKey, Graph, Guarantee, Mesh, WAY_LINKS_MAX};
 use longhaul_wire::{BatchHeader, FlowOpen, Frame, Limits, frame_len, readdress};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -95,13 +95,13 @@ impl Transit {
     /// The code and the sentence for its owner.
     pub(crate) fn pass(&self, open: FlowOpen, neighbour: &str, back: InSender) -> Result<Passing, (ResetCode, String)> {
         let world = self.live.load();
-        self.check(&world.mesh, &open)?;
+        let of = self.check(&world.mesh, &open)?;
         let region = self.live.region();
         let left = WAY_LINKS_MAX.saturating_sub(usize::from(open.links));
         let hops = Graph::of(&world.mesh).next_hops(region, &open.to.0, left, &[&open.from.0, neighbour]);
         let FlowOpen { mesh, route, from, to, .. } = open.clone();
         let key = FlowKey { mesh, route, from, to };
-        let port = hops.iter().find_map(|hop| self.links.attach_over(hop, &key));
+        let port = hops.iter().find_map(|hop| self.links.attach_over(hop, &key, of));
         let Some(port) = port else {
             let text = format!("{region} has no link up on a way to {} of {left} links at most", open.to.0);
             return Err((ResetCode::NoPath, text));
@@ -133,8 +133,8 @@ impl Transit {
         Ok(passing)
     }
 
-    /// A flow passes only if this router knows its route in the same words.
-    fn check(&self, mesh: &Mesh, open: &FlowOpen) -> Result<(), (ResetCode, String)> {
+    /// A flow passes only if this router knows its route in the same words. Returns what it promises.
+    fn check(&self, mesh: &Mesh, open: &FlowOpen) -> Result<Guarantee, (ResetCode, String)> {
         let region = self.live.region();
         let world = self.live.load();
         let known = world.table.route(&open.route).filter(|route| {
@@ -142,14 +142,13 @@ impl Transit {
             let to = route.route().to.iter().position(|to| to.region == open.to.0 && to.broker == open.to.1);
             from == (&open.from.0, &open.from.1) && to.is_some_and(|to| route.hash_to(to) == open.route_hash)
         });
-        if open.mesh != mesh.name || known.is_none() {
-            let text = format!(
-                "{region} does not know the route {} in these words; its mesh document is another one",
-                open.route
-            );
-            return Err((ResetCode::NoPath, text));
-        }
-        Ok(())
+        let known = known.filter(|_| open.mesh == mesh.name).map(|route| route.route().guarantee);
+        known.ok_or_else(|| {
+            let route = &open.route;
+            let text =
+                format!("{region} does not know the route {route} in these words; its mesh document is another one");
+            (ResetCode::NoPath, text)
+        })
     }
 }
 

@@ -18,7 +18,10 @@ const ROWS: &[(u8, &[&str])] = &[
     (7, &["longhaul-router"]),
     (8, &["longhaul-admin"]),
     (9, &["longhaul"]),
-    (10, &["longhaul-test-brokers", "longhaul-test-wire", "longhaul-tests", "longhaul-benches", "longhaul-sim", "xtask"]),
+    (
+        10,
+        &["longhaul-test-brokers", "longhaul-test-wire", "longhaul-tests", "longhaul-benches", "longhaul-sim", "xtask"],
+    ),
 ];
 /// Members whose kind of dependency is no concern of layers: they test the others.
 const DEV_ROW: u8 = 10;
