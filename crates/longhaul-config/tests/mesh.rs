@@ -3,7 +3,7 @@
 mod common;
 
 use longhaul_topology::{
-    BrokerKind, Class, Guarantee, OnPoison, Partition, Predicate, RouteStart, SinkKind, SourceKind,
+    BrokerKind, Class, Congestion, Guarantee, OnPoison, Partition, Predicate, RouteStart, SinkKind, SourceKind,
 };
 
 const HEAD: &str = "apiVersion: longhaul/v1\nkind: Mesh\nmetadata: {name: shop}\nregions:\n  \
@@ -12,7 +12,7 @@ const HEAD: &str = "apiVersion: longhaul/v1\nkind: Mesh\nmetadata: {name: shop}\
     - {name: n, routers: [\"n:1\"], brokers: [{name: b, nats: {}}]}\n  \
     - {name: e, routers: [\"[::1]:1\"], brokers: [{name: b, embedded: {}}]}\n  \
     - {name: z, routers: [\"z:1\"], brokers: [{name: b, kafka: {}}]}\n\
-    links:\n  - {between: [k, r], cost: 7, bandwidth: 1Gbit/s, rtt: 80ms}\n  - {between: [k, n]}\n  - {between: [k, e]}\n  - {between: [r, n]}\n  - {between: [k, z]}\n\
+    links:\n  - {between: [k, r], cost: 7, bandwidth: 1Gbit/s, rtt: 80ms, congestion: newreno}\n  - {between: [k, n]}\n  - {between: [k, e]}\n  - {between: [r, n]}\n  - {between: [k, z]}\n\
     routes:\n";
 
 fn mesh(routes: &str) -> longhaul_topology::Mesh {
@@ -30,6 +30,7 @@ fn regions_brokers_and_links() {
     );
     let link = &mesh.links[0];
     assert_eq!((link.cost, link.bandwidth_bits, link.rtt_ms), (Some(7), Some(1_000_000_000), Some(80)));
+    assert_eq!((link.congestion, mesh.links[1].congestion), (Congestion::NewReno, Congestion::Model));
     assert_eq!(mesh.links[1].cost, None);
 }
 

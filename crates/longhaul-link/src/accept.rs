@@ -49,8 +49,8 @@ impl Listener {
     /// # Errors
     /// [`LinkError::Socket`], or what TLS says.
     pub fn bind(addr: SocketAddr, config: &LinkConfig) -> Result<Self, LinkError> {
-        let LinkConfig { window, congestion, segmentation_offload, .. } = *config;
-        let transport = transport(Role::Listener, window, congestion, segmentation_offload);
+        let LinkConfig { window, segmentation_offload, .. } = *config;
+        let transport = transport(Role::Listener, window, segmentation_offload);
         let doorman = Arc::new(Doorman { config: config.clone(), transport });
         let own = config.identity.current();
         let (server, _) = doorman.server(&own)?;

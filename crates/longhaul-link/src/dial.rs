@@ -61,8 +61,8 @@ impl Dialer {
         let own = self.config.identity.current();
         let (tls, verifier) = own.client(region).map_err(LinkError::Handshake)?;
         let mut client = ClientConfig::new(Arc::new(tls));
-        let LinkConfig { congestion, segmentation_offload, .. } = self.config;
-        client.transport_config(transport(Role::Dialer, window, congestion, segmentation_offload));
+        let LinkConfig { segmentation_offload, .. } = self.config;
+        client.transport_config(transport(Role::Dialer, window, segmentation_offload));
         let connecting = self
             .endpoint
             .connect_with(client, addr, SERVER_NAME)

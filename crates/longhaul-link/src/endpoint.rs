@@ -15,7 +15,7 @@ use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Congestion, Identity, WindowHint, error::LinkError, tls::Loaded};
+use crate::{Identity, WindowHint, error::LinkError, tls::Loaded};
 
 /// What the kernel is asked to buffer for a socket, each way.
 const SOCKET_BUFFER_BYTES: usize = 16 * 1024 * 1024;
@@ -37,8 +37,6 @@ pub struct LinkConfig {
     pub event_bytes_max: u32,
     /// What is known of the paths on which others dial this router.
     pub window: WindowHint,
-    /// Congestion control of what this router sends.
-    pub congestion: Congestion,
     /// Whether the kernel or the network card cuts datagrams (GSO). Off for drivers that do it wrong.
     pub segmentation_offload: bool,
 }
@@ -56,7 +54,6 @@ impl LinkConfig {
             identity,
             event_bytes_max: EVENT_BYTES_DEFAULT,
             window: WindowHint::default(),
-            congestion: Congestion::default(),
             segmentation_offload: true,
         }
     }

@@ -6,6 +6,7 @@
 
 mod accept;
 pub mod certs;
+mod congestion;
 mod control;
 mod dial;
 mod endpoint;
@@ -23,8 +24,8 @@ pub use dial::{Dialer, OutLink, OutSender};
 pub use endpoint::LinkConfig;
 pub use error::{CertificateFault, IdentityError, LinkError, Violation, close};
 pub use link::{FrameReceiver, LinkHandle, LinkStats};
-pub use longhaul_topology::Class;
+pub use longhaul_topology::{Class, Congestion};
 pub use parcel::BatchHandler;
 pub use scheduler::{Gate, Offer, Parcel, Scheduler, class_from_wire, class_to_wire};
 pub use tls::{Identity, RouterName, TlsFiles};
-pub use transport::{Congestion, WindowHint};
+pub use transport::WindowHint;

@@ -265,7 +265,11 @@ fn peers(mesh: &Mesh, region: &str) -> Vec<Peer> {
     linked
         .filter_map(|(name, link)| {
             let routers = mesh.region(&name)?.routers.clone();
-            let hint = WindowHint { bandwidth_bits: link.bandwidth_bits, rtt_ms: link.rtt_ms };
+            let hint = WindowHint {
+                bandwidth_bits: link.bandwidth_bits,
+                rtt_ms: link.rtt_ms,
+                congestion: link.congestion,
+            };
             Some(Peer { region: name, routers, hint })
         })
         .collect()

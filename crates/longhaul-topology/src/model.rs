@@ -80,6 +80,8 @@ pub struct Link {
     pub bandwidth_bits: Option<u64>,
     /// Expected round-trip time in milliseconds.
     pub rtt_ms: Option<u32>,
+    /// How senders on it find their rate.
+    pub congestion: Congestion,
 }
 
 /// A declared rule: from these topics here, to those brokers there.
@@ -250,6 +252,20 @@ pub enum OnPoison {
     Halt,
     /// It is counted and left out.
     Drop,
+}
+
+/// How a sender on a link finds the rate that the path takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Congestion {
+    /// By a model of the path: keeps its rate where packets are lost at random, and queues short.
+    #[default]
+    Model,
+    /// By losses, as most of TCP does: collapses on long paths with random loss.
+    Cubic,
+    /// By an early model: fast on lossy paths, wastes about a third of all packets.
+    Bbr,
+    /// By losses, the oldest and simplest.
+    NewReno,
 }
 
 /// What the scheduler of a link prefers.

@@ -108,6 +108,7 @@ mod tests {
                     between: [(*a).to_owned(), (*b).to_owned()],
                     cost: Some(*cost),
                     bandwidth_bits: None,
+                    congestion: crate::Congestion::default(),
                     rtt_ms: None,
                 })
                 .collect(),

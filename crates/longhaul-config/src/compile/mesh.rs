@@ -1,12 +1,14 @@
 //! The mesh document: regions, brokers, links; routes are in [`route`](super::route).
 
-use longhaul_topology::{Broker, BrokerKind, ForeignMirror, Link, Mesh, Place, ProblemKind, Region, Template, check};
+use longhaul_topology::{
+    Broker, BrokerKind, Congestion, ForeignMirror, Link, Mesh, Place, ProblemKind, Region, Template, check,
+};
 
 use crate::compile::places::Places;
 use crate::compile::route::{filters, template};
 use crate::compile::{Context, route, units};
 use crate::field::{Amount, Field, damaged, items};
-use crate::raw::mesh::{RawBroker, RawEnd, RawLink, RawMesh, RawMirror, RawRegion};
+use crate::raw::mesh::{RawBroker, RawCongestion, RawEnd, RawLink, RawMesh, RawMirror, RawRegion};
 use crate::report::{Report, Span};
 
 /// What could be compiled, and where it stands.
@@ -153,11 +155,17 @@ fn link(raw: &RawLink, span: Span, compiled: &mut Compiled, cx: Context<'_>) -> 
             return cx.refuse(between, "expected two names", message);
         }
     };
+    let congestion = match raw.congestion.as_ref().and_then(Field::get).map(|(word, _)| *word) {
+        None | Some(RawCongestion::Model) => Congestion::Model,
+        Some(RawCongestion::Cubic) => Congestion::Cubic,
+        Some(RawCongestion::Bbr) => Congestion::Bbr,
+        Some(RawCongestion::NewReno) => Congestion::NewReno,
+    };
     let at = compiled.mesh.links.len();
     for (place, span) in [(Place::Link(at), span), (Place::LinkEnd(at, 0), a_span), (Place::LinkEnd(at, 1), b_span)] {
         compiled.places.put(place, span);
     }
-    compiled.mesh.links.push(Link { between: [a.clone(), b.clone()], cost, bandwidth_bits, rtt_ms });
+    compiled.mesh.links.push(Link { between: [a.clone(), b.clone()], cost, bandwidth_bits, rtt_ms, congestion });
     Some(())
 }
 

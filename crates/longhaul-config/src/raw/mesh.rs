@@ -79,6 +79,8 @@ pub(crate) struct RawLink {
     pub(crate) bandwidth: Maybe<Amount>,
     /// Round-trip time, such as `80ms`; sizes windows.
     pub(crate) rtt: Maybe<Amount>,
+    /// How senders find the rate that the path takes; `model` when it is left out.
+    pub(crate) congestion: Maybe<RawCongestion>,
 }
 
 /// From these topics here to those brokers there.
@@ -213,6 +215,20 @@ pub(crate) enum RawOnPoison {
     Halt,
     /// It is counted and left out.
     Drop,
+}
+
+/// How senders on a link find their rate.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename = "congestion control", rename_all = "lowercase")]
+pub(crate) enum RawCongestion {
+    /// By a model of the path: for long paths, with or without random loss.
+    Model,
+    /// By losses, as most of TCP does.
+    Cubic,
+    /// QUIC's early BBR: fast on lossy paths, wastes about a third of all packets.
+    Bbr,
+    /// By losses, the oldest and simplest.
+    NewReno,
 }
 
 /// What a link prefers.

@@ -9,8 +9,6 @@ const FLOOR_MAX: f64 = 0.12;
 const JUDGED_PACKETS: u64 = 200;
 /// How fast the floor follows when less is lost than it says.
 const FALL: f64 = 0.25;
-/// Clean packets in a row stand for at least that many more.
-const BASE_PACKETS: f64 = 1.0;
 
 /// What became of what was sent.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,7 +23,7 @@ impl Tally {
     }
 
     fn share(self) -> f64 {
-        self.lost as f64 / (self.bytes() as f64).max(BASE_PACKETS)
+        self.lost as f64 / self.bytes().max(1) as f64
     }
 }
 

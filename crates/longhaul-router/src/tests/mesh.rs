@@ -125,6 +125,7 @@ impl TestMesh {
                 between: ["eu".to_owned(), "us".to_owned()],
                 cost: None,
                 bandwidth_bits: None,
+                congestion: longhaul_topology::Congestion::default(),
                 rtt_ms: None,
             }],
             routes: self.routes.clone(),

@@ -18,7 +18,13 @@ fn region(name: &str, broker: &str, kind: BrokerKind) -> Region {
 }
 
 fn link(a: &str, b: &str) -> Link {
-    Link { between: [a.to_owned(), b.to_owned()], cost: None, bandwidth_bits: None, rtt_ms: None }
+    Link {
+        between: [a.to_owned(), b.to_owned()],
+        cost: None,
+        bandwidth_bits: None,
+        rtt_ms: None,
+        congestion: Congestion::default(),
+    }
 }
 
 const HOMES: [(&str, &str); 3] = [("eu-west", "orders"), ("us-east", "billing"), ("ap-south", "analytics")];
