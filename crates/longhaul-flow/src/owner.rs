@@ -172,7 +172,8 @@ impl Owner {
             self.out.start = true;
             self.out.awaits_start = self.resume.take().is_some_and(|resume| resume.incarnation == incarnation);
         } else {
-            self.out.touch = self.acked != self.resume;
+            // Without credit nothing else would follow, and the applier says nothing before it has heard of this path.
+            self.out.touch = self.acked != self.resume || self.spend.left() == (0, 0);
         }
         self.expect_progress(now);
         true

@@ -71,6 +71,19 @@ fn a_flow_that_goes_on_asks_what_is_durable() {
 }
 
 #[test]
+fn a_flow_without_credit_lets_the_applier_hear_of_its_path() {
+    // Another applier of the same destination has said that more is durable than this one has accepted.
+    let mut owner = streaming(Some(at(20)));
+    owner.handle_ack(MS, 1, 20, CREDIT);
+    owner.handle_link_down(MS);
+    owner.handle_link_up(MS);
+    owner.handle_accept(MS, 2, Some(at(20)), Credit { events_limit: 511, bytes_limit: 0 });
+    assert!(owner.handle_seeked(MS, INCARNATION, 20, false));
+    let said = outputs(&mut owner);
+    assert_eq!(said.last(), Some(&OwnerOutput::SendTouch { incarnation: INCARNATION, after: 20 }));
+}
+
+#[test]
 fn a_lost_touch_is_noticed() {
     let mut owner = streaming(Some(at(20)));
     let due = owner.poll_timeout().expect("an answer is awaited");
