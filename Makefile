@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Beside rustup's toolchain: a C and C++ compiler for the crypto and Kafka libraries, and OpenSSL's headers for Kafka over TLS.
 NEEDS = cargo cc c++ make perl pkg-config
 
-.PHONY: up test lint deny unit system bench needs test-needs clean
+.PHONY: up test lint deny unit system soak faults bench needs test-needs clean
 
 up: needs
 	$(CARGO) build --release --package longhaul
@@ -37,6 +37,14 @@ SCENARIOS = $(shell sed -n '/^\[\[test\]\]/,$$s/^name = "\(.*\)"/\1/p' tests/Car
 system:
 	$(CARGO) build --workspace --exclude longhaul-tests --exclude longhaul-benches --bin longhaul
 	$(CARGO) test --workspace --exclude longhaul-benches $(SCENARIOS:%=--test %) -- --test-threads=1
+
+# What takes too long for every change.
+soak: needs
+	$(CARGO) run --release --quiet --package longhaul-sim --bin longhaul-sim -- --seeds 100000
+
+# Proof that the simulator bites: planted faults, one build for each, and how many seeds it took to catch them.
+faults: needs
+	$(CARGO) run --release --quiet --package longhaul-sim --bin longhaul-faults
 
 bench: needs
 	$(CARGO) bench --package longhaul-benches $(ARGS)

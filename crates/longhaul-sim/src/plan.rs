@@ -1,0 +1,329 @@
+//! What a seed stands for: a mesh, its routers, what is published, and the list of faults. The list can be shortened; all else stays.
+
+use std::time::Duration;
+
+use longhaul_route::RouteTable;
+use longhaul_topic::Filter;
+use longhaul_topology::{
+    Broker, BrokerKind, Class, From, Guarantee, Mesh, OnPoison, Partition, Region, Route, RouteStart, SinkKind,
+    SourceKind, Template, To,
+};
+
+use crate::fault::{Fault, faults};
+use crate::rng::Rng;
+
+/// Name of the mesh.
+pub(crate) const MESH: &str = "sim";
+/// Name of the broker of each region.
+pub(crate) const BROKER: &str = "b";
+/// When the faults end at the latest.
+pub(crate) const FAULTS_END: Duration = Duration::from_secs(30);
+
+/// A model of a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// Partitions; events and their cursor in one transaction, fenced by who opened last.
+    KafkaTransactional,
+    /// Partitions; a cursor of its own, written afterwards.
+    KafkaIdempotent,
+    /// A stream; atomic batches that expect the cursor which was read.
+    JetStreamAtomic,
+    /// A stream; message ids in a duplicate window.
+    JetStreamMessageIds,
+    /// An exchange with one queue for each reader: delivery tags, redelivery.
+    Queue,
+}
+
+impl Kind {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::KafkaTransactional,
+        Self::KafkaIdempotent,
+        Self::JetStreamAtomic,
+        Self::JetStreamMessageIds,
+        Self::Queue,
+    ];
+
+    /// Whether events and cursor are written as one.
+    pub(crate) fn is_atomic(self) -> bool {
+        matches!(self, Self::KafkaTransactional | Self::JetStreamAtomic)
+    }
+
+    fn broker_kind(self) -> BrokerKind {
+        match self {
+            Self::KafkaTransactional | Self::KafkaIdempotent => BrokerKind::Kafka,
+            Self::JetStreamAtomic | Self::JetStreamMessageIds => BrokerKind::Nats,
+            Self::Queue => BrokerKind::RabbitMq,
+        }
+    }
+
+    fn source(self, filters: Vec<Filter>) -> SourceKind {
+        match self {
+            Self::KafkaTransactional | Self::KafkaIdempotent => SourceKind::Kafka { topics: filters },
+            Self::JetStreamAtomic | Self::JetStreamMessageIds => {
+                SourceKind::JetStream { stream: None, topics: filters }
+            }
+            Self::Queue => SourceKind::RabbitQueue { queue: "all".to_owned() },
+        }
+    }
+
+    fn sink(self) -> SinkKind {
+        match self {
+            Self::KafkaTransactional | Self::KafkaIdempotent => {
+                SinkKind::Kafka { partition: Partition::Key, tombstone_on_empty: false }
+            }
+            Self::JetStreamAtomic | Self::JetStreamMessageIds => SinkKind::JetStream,
+            Self::Queue => SinkKind::RabbitExchange { exchange: "x".to_owned() },
+        }
+    }
+}
+
+/// How the regions are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Shape {
+    /// One route between two regions.
+    Pair,
+    /// One route to two regions.
+    Fan,
+    /// Two regions that mirror each other.
+    Mirror,
+    /// Three regions, each sending to the next.
+    Ring,
+    /// More brokers in a row than provenance can name.
+    Row,
+}
+
+/// A shard: a partition of a log, or a queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ShardPlan {
+    pub broker: usize,
+    pub partition: u32,
+    pub replayable: bool,
+}
+
+/// A flow, by index everywhere.
+#[derive(Debug, Clone)]
+pub(crate) struct FlowPlan {
+    pub shard: usize,
+    pub route: String,
+    /// Which destination of the route.
+    pub to: usize,
+    pub from_broker: usize,
+    pub to_broker: usize,
+    /// A duplicate is a violation, whatever happened.
+    pub exact: bool,
+}
+
+/// Something that happens to brokers from outside of the mesh.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Work {
+    /// Somebody publishes so many events.
+    Publish { broker: usize, events: u32 },
+    /// The same content twice, without a message id.
+    Twins { broker: usize },
+    /// An application reads an event and publishes what it made of it, with all headers of the first.
+    Transform { broker: usize },
+    /// The same with what has been transformed most often: applications that feed each other.
+    Feed { broker: usize },
+    /// Somebody else's bridge copies an event with its headers.
+    Bridge { from: usize, to: usize },
+}
+
+/// All that a seed says.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    pub(crate) shape: Shape,
+    pub(crate) kinds: Vec<Kind>,
+    pub(crate) partitions: u32,
+    /// Region of each router.
+    pub(crate) routers: Vec<usize>,
+    pub(crate) table: RouteTable,
+    pub(crate) shards: Vec<ShardPlan>,
+    pub(crate) flows: Vec<FlowPlan>,
+    pub(crate) drops_poison: bool,
+    pub(crate) latest: bool,
+    pub(crate) event_bytes_max: u32,
+    pub(crate) payload_bytes_max: u64,
+    pub(crate) bytes_cap: u64,
+    pub(crate) read_max: u64,
+    pub(crate) net_ms: u64,
+    pub(crate) disk_ms: u64,
+    pub(crate) window: Duration,
+    pub(crate) work: Vec<(Duration, Work)>,
+    /// What goes wrong, and when.
+    pub faults: Vec<(Duration, Fault)>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, 1);
+        let shape =
+            rng.pick(&[Shape::Pair, Shape::Pair, Shape::Pair, Shape::Fan, Shape::Mirror, Shape::Ring, Shape::Ring]);
+        let shape = if rng.one_in(40) { Shape::Row } else { shape };
+        let regions = match shape {
+            Shape::Pair | Shape::Mirror => 2,
+            Shape::Fan | Shape::Ring => 3,
+            Shape::Row => 11,
+        };
+        let mut kinds: Vec<Kind> = (0..regions).map(|_| rng.pick(&Kind::ALL)).collect();
+        if shape == Shape::Row && rng.one_in(2) {
+            // Queues turn identities of derived events into those of their content: rows of logs keep them apart.
+            kinds.iter_mut().for_each(|kind| *kind = Kind::KafkaTransactional);
+        }
+        let drops_poison = shape == Shape::Row || rng.one_in(2);
+        let latest = shape == Shape::Pair && kinds[0] != Kind::Queue && rng.one_in(8);
+        let mesh = mesh(shape, &kinds, drops_poison, latest);
+        let partitions = if shape == Shape::Row { 1 } else { rng.between(1, 2) as u32 };
+        let shards = shards(&kinds, partitions, &mesh);
+        let flows = flows(&mesh, &shards, &kinds);
+        let routers = (0..regions).flat_map(|region| vec![region; if rng.one_in(3) { 2 } else { 1 }]).collect();
+        let big = rng.one_in(12);
+        let mut plan = Self {
+            seed,
+            shape,
+            partitions,
+            routers,
+            table: RouteTable::build(&mesh),
+            shards,
+            flows,
+            drops_poison,
+            latest,
+            event_bytes_max: if drops_poison { 2_048 } else { 1 << 20 },
+            payload_bytes_max: rng.pick(&[8, 60, 400, 1_500]),
+            bytes_cap: if big { 16 << 20 } else { rng.pick(&[1, 700, 2_000, 8_000, 64_000]) },
+            read_max: if big { 400 } else { rng.pick(&[1, 4, 16]) },
+            net_ms: rng.pick(&[1, 10, 80]),
+            disk_ms: rng.pick(&[1, 5, 40]),
+            window: rng.ms(1_000, 20_000),
+            work: Vec::new(),
+            faults: Vec::new(),
+            kinds,
+        };
+        plan.work = plan.work(&mut rng, big);
+        plan.faults = faults(&plan, &mut Rng::new(seed, 2));
+        plan
+    }
+
+    /// Whether events of that broker are read by anybody.
+    pub(crate) fn is_source(&self, broker: usize) -> bool {
+        self.flows.iter().any(|flow| flow.from_broker == broker)
+    }
+
+    /// Whether everything that is written there can be read again where it comes from.
+    pub(crate) fn may_lose_its_tail(&self, broker: usize) -> bool {
+        let mut into = self.flows.iter().filter(|flow| flow.to_broker == broker);
+        !self.latest && self.kinds[broker] != Kind::Queue && into.all(|flow| self.shards[flow.shard].replayable)
+    }
+
+    fn work(&self, rng: &mut Rng, big: bool) -> Vec<(Duration, Work)> {
+        let sources: Vec<usize> = (0..self.kinds.len()).filter(|&broker| self.is_source(broker)).collect();
+        let mut work = Vec::new();
+        if self.shape == Shape::Row {
+            work.push((rng.ms(0, 5_000), Work::Publish { broker: 0, events: 5 }));
+            return work;
+        }
+        let bursts = rng.between(2, 12);
+        for _ in 0..bursts {
+            let events = if big { rng.between(100, 700) } else { rng.between(1, 14) } as u32;
+            work.push((rng.ms(0, 20_000), Work::Publish { broker: rng.pick(&sources), events }));
+        }
+        for _ in 0..rng.below(4) {
+            let broker = rng.pick(&sources);
+            let other = rng.below(self.kinds.len());
+            work.push(match rng.below(4) {
+                0 if self.kinds[broker] == Kind::Queue => (rng.ms(0, 20_000), Work::Twins { broker }),
+                1 if other != broker => (rng.ms(3_000, 20_000), Work::Bridge { from: other, to: broker }),
+                _ => (rng.ms(3_000, 20_000), Work::Transform { broker }),
+            });
+        }
+        if self.drops_poison && matches!(self.shape, Shape::Mirror | Shape::Ring) && rng.one_in(8) {
+            let feed = |nth: usize| Work::Feed { broker: sources[nth % sources.len()] };
+            work.extend((0..40).map(|nth| (Duration::from_millis(2_000 + nth as u64 * 500), feed(nth))));
+        }
+        // After everything has healed, the flows must still live.
+        work.extend(
+            sources.iter().map(|&broker| (FAULTS_END + Duration::from_secs(2), Work::Publish { broker, events: 3 })),
+        );
+        work
+    }
+}
+
+fn region(nth: usize) -> String {
+    format!("r{nth}")
+}
+
+fn mesh(shape: Shape, kinds: &[Kind], drops_poison: bool, latest: bool) -> Mesh {
+    let last = kinds.len() - 1;
+    let ways: Vec<(usize, Vec<usize>)> = match shape {
+        Shape::Pair => vec![(0, vec![1])],
+        Shape::Fan => vec![(0, vec![1, 2])],
+        Shape::Mirror => vec![(0, vec![1]), (1, vec![0])],
+        Shape::Ring => vec![(0, vec![1]), (1, vec![2]), (2, vec![0])],
+        Shape::Row => (0..last).map(|from| (from, vec![from + 1])).collect(),
+    };
+    let route = |(from, to): (usize, Vec<usize>)| Route {
+        name: format!("from-{from}"),
+        from: From {
+            region: region(from),
+            broker: BROKER.to_owned(),
+            source: kinds[from].source(vec![Filter::parse("t.#").expect("a filter")]),
+        },
+        predicate: None,
+        to: to
+            .into_iter()
+            .map(|to| To {
+                region: region(to),
+                broker: BROKER.to_owned(),
+                topic: Template::identity(),
+                sink: kinds[to].sink(),
+            })
+            .collect(),
+        guarantee: Guarantee::AtLeastOnce,
+        start: if latest { RouteStart::Latest } else { RouteStart::Earliest },
+        on_poison: if drops_poison { OnPoison::Drop } else { OnPoison::Halt },
+        class: Class::Normal,
+    };
+    let declared = |(nth, kind): (usize, &Kind)| Region {
+        name: region(nth),
+        routers: Vec::new(),
+        brokers: vec![Broker { name: BROKER.to_owned(), kind: kind.broker_kind() }],
+    };
+    Mesh {
+        name: MESH.to_owned(),
+        regions: kinds.iter().enumerate().map(declared).collect(),
+        links: Vec::new(),
+        routes: ways.into_iter().map(route).collect(),
+        foreign_mirrors: Vec::new(),
+    }
+}
+
+fn shards(kinds: &[Kind], partitions: u32, mesh: &Mesh) -> Vec<ShardPlan> {
+    let mut shards = Vec::new();
+    for (broker, kind) in kinds.iter().enumerate() {
+        let replayable = *kind != Kind::Queue;
+        let is_read = mesh.routes.iter().any(|route| route.from.region == region(broker));
+        let count = if replayable { partitions } else { u32::from(is_read) };
+        shards.extend((0..count).map(|partition| ShardPlan { broker, partition, replayable }));
+    }
+    shards
+}
+
+fn flows(mesh: &Mesh, shards: &[ShardPlan], kinds: &[Kind]) -> Vec<FlowPlan> {
+    let number = |name: &str| name[1..].parse::<usize>().expect("regions are numbered");
+    let mut flows = Vec::new();
+    for (shard, plan) in shards.iter().enumerate() {
+        for route in mesh.routes.iter().filter(|route| number(&route.from.region) == plan.broker) {
+            for (to, at) in route.to.iter().enumerate() {
+                let to_broker = number(&at.region);
+                let exact = plan.replayable && kinds[to_broker].is_atomic();
+                let route = route.name.clone();
+                flows.push(FlowPlan { shard, route, to, from_broker: plan.broker, to_broker, exact });
+            }
+        }
+    }
+    flows
+}
