@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
-use longhaul_event::{Event, Start};
+use longhaul_event::{Event, Position, Start};
 use support::{event, publish, read, reader, start, writer};
 
 const SINGLES: u64 = 300;
@@ -63,4 +63,36 @@ async fn speed_of_appends_and_reads() {
     let begin = Instant::now();
     assert_eq!(read(&mut *all, total).await.len(), total);
     println!("read from the start:                 {:.0} events/s", total as f64 / begin.elapsed().as_secs_f64());
+}
+
+/// Both guarantees side by side, as a router writes: eight writes under way, a commit behind each eight.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn price_of_effectively_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = start(folder.path()).await;
+    let at = |offset| Position { incarnation: 1, offset };
+    for round in 0..3 {
+        let mut rates = Vec::new();
+        for once in [false, true] {
+            let mut writer = writer(&broker, &format!("{once}{round}")).await;
+            let begin = Instant::now();
+            for group in 0..BATCHES / 8 {
+                let writes: Vec<_> = (group * 8..group * 8 + 8)
+                    .map(|number| match once {
+                        true => writer.write_with_cursor(batch(number * BATCH), at(number * BATCH + BATCH - 1)),
+                        false => writer.write(batch(number * BATCH)),
+                    })
+                    .collect();
+                try_join_all(writes).await.unwrap();
+                writer.commit(at((group * 8 + 8) * BATCH - 1)).await.unwrap();
+            }
+            rates.push((BATCHES / 8 * 8 * BATCH) as f64 / begin.elapsed().as_secs_f64());
+        }
+        println!(
+            "at least once {:.0} events/s, effectively once {:.0} ({:+.0} %)",
+            rates[0],
+            rates[1],
+            100.0 * (rates[1] / rates[0] - 1.0)
+        );
+    }
 }

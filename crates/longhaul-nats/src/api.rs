@@ -72,7 +72,7 @@ pub(crate) struct Stream {
 }
 
 /// What a stream is.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct StreamConfig {
     pub(crate) name: String,
     #[serde(default)]
@@ -81,6 +81,16 @@ pub(crate) struct StreamConfig {
     pub(crate) retention: String,
     #[serde(default)]
     pub(crate) max_msg_size: i64,
+    /// Nanoseconds.
+    #[serde(default)]
+    pub(crate) duplicate_window: u64,
+    /// Whether it takes atomic batches; servers before 2.12 know none.
+    #[serde(default)]
+    pub(crate) allow_atomic: bool,
+    #[serde(default)]
+    pub(crate) allow_rollup_hdrs: bool,
+    #[serde(default)]
+    pub(crate) deny_purge: bool,
 }
 
 /// What a stream holds.

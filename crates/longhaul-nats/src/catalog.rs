@@ -18,6 +18,8 @@ pub(crate) struct Catalog {
     streams: Vec<StreamConfig>,
     /// Largest message for a topic that some stream takes; `None` when it sets no limit.
     known: HashMap<Topic, Option<usize>>,
+    /// Which of the streams takes a topic.
+    placed: HashMap<Topic, usize>,
 }
 
 /// What is known about the stream for a topic.
@@ -32,7 +34,7 @@ pub(crate) enum Held {
 impl Catalog {
     /// A catalog of these streams.
     pub(crate) fn new(streams: Vec<StreamConfig>) -> Self {
-        Self { streams, known: HashMap::new() }
+        Self { streams, known: HashMap::new(), placed: HashMap::new() }
     }
 
     /// What stream takes the topic.
@@ -45,6 +47,25 @@ impl Catalog {
         let max = usize::try_from(stream.max_msg_size).ok().filter(|max| *max > 0);
         self.learn(topic.clone(), max);
         Held::Yes(max)
+    }
+
+    /// All that were listed.
+    pub(crate) fn streams(&self) -> &[StreamConfig] {
+        &self.streams
+    }
+
+    /// Number of the stream that takes the topic, if it was listed.
+    pub(crate) fn place(&mut self, topic: &Topic) -> Option<usize> {
+        if let Some(at) = self.placed.get(topic) {
+            return Some(*at);
+        }
+        let takes = |stream: &StreamConfig| stream.subjects.iter().any(|held| subject::covers(held, topic.as_str()));
+        let at = self.streams.iter().position(takes)?;
+        if self.placed.len() >= KNOWN_MAX {
+            self.placed.clear();
+        }
+        self.placed.insert(topic.clone(), at);
+        Some(at)
     }
 
     /// A stream took a message of that topic.
@@ -81,8 +102,8 @@ mod tests {
         let stream = |subjects: &[&str], max_msg_size| StreamConfig {
             name: "S".to_owned(),
             subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
-            retention: "limits".to_owned(),
             max_msg_size,
+            ..StreamConfig::default()
         };
         let mut catalog = Catalog::new(vec![stream(&["a.>"], 100), stream(&["b.*"], -1)]);
         assert_eq!(catalog.held(&topic("a.x.y")), Held::Yes(Some(100)));

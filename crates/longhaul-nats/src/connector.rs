@@ -4,6 +4,7 @@
 //! client cannot read takes down nothing but readers.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use longhaul_broker::{Connector, Context, Health, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
 use longhaul_config::Nats;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use crate::client::Link;
 use crate::config::Access;
 use crate::health::Board;
+use crate::once::WINDOW_MIN;
 use crate::sink::{Memories, NatsSink};
 use crate::source::{CoreSource, Selection, StreamSource};
 
@@ -26,6 +28,7 @@ pub struct NatsConnector {
     writing: Arc<Link>,
     reading: OnceLock<Arc<Link>>,
     memories: Arc<Memories>,
+    window_min: Duration,
 }
 
 impl NatsConnector {
@@ -34,13 +37,22 @@ impl NatsConnector {
     /// # Errors
     /// A sentence about an address that is none, or when called outside a tokio runtime.
     pub fn new(cfg: Nats, ctx: Context) -> Result<Arc<Self>, String> {
+        Self::with_window_min(cfg, ctx, WINDOW_MIN)
+    }
+
+    /// The same with another shortest duplicate window for effectively-once; for tests, which cannot wait for minutes.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[doc(hidden)]
+    pub fn with_window_min(cfg: Nats, ctx: Context, window_min: Duration) -> Result<Arc<Self>, String> {
         let runtime = Handle::try_current().map_err(|e| format!("the NATS connector: {e}"))?;
         let name = format!("longhaul {} {}", ctx.region, ctx.router);
         let access = Arc::new(Access::new(cfg, name)?);
         let board = Board::new();
         let writing = Arc::new(Link::start(access.clone(), board.report()));
         let (reading, memories) = (OnceLock::new(), Arc::default());
-        Ok(Arc::new(Self { ctx, access, runtime, board, writing, reading, memories }))
+        Ok(Arc::new(Self { ctx, access, runtime, board, writing, reading, memories, window_min }))
     }
 
     fn reading(&self) -> Arc<Link> {
@@ -82,15 +94,18 @@ impl Connector for NatsConnector {
     }
 
     fn sink(&self, spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError> {
-        if spec.guarantee == Guarantee::EffectivelyOnce {
-            return Err(SinkError::Config("this destination is not written effectively once yet".to_owned()));
-        }
         let streams = match spec.sink {
             SinkKind::JetStream => true,
             SinkKind::CoreNats => false,
             _ => return Err(SinkError::Config("this broker is NATS; the route writes another kind".to_owned())),
         };
-        let memories = self.memories.clone();
-        Ok(Arc::new(NatsSink::new(self.writing.clone(), streams, self.access.create_streams(), memories)))
+        let once = (spec.guarantee == Guarantee::EffectivelyOnce).then_some(self.window_min);
+        if once.is_some() && !streams {
+            return Err(SinkError::Config(
+                "core NATS confirms nothing, so nothing is written effectively once".to_owned(),
+            ));
+        }
+        let (link, create_streams) = (self.writing.clone(), self.access.create_streams());
+        Ok(Arc::new(NatsSink { link, streams, create_streams, once, memories: self.memories.clone() }))
     }
 }

@@ -7,6 +7,7 @@
 //! reads it, for the client cannot parse it.
 
 mod api;
+mod batch;
 mod catalog;
 mod client;
 mod config;
@@ -15,6 +16,7 @@ mod core;
 mod cursor;
 mod health;
 mod map;
+mod once;
 mod publish;
 mod pull;
 mod reader;
@@ -22,6 +24,7 @@ mod reply;
 mod sink;
 mod source;
 mod subject;
+mod tail;
 mod window;
 
 pub use connector::NatsConnector;

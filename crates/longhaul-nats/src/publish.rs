@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use async_nats::{Message, StatusCode, Subscriber};
 use futures::{FutureExt, StreamExt};
 use longhaul_broker::{Poison, SinkError};
-use longhaul_event::Event;
+use longhaul_event::{Event, Position};
 use longhaul_topic::Topic;
 use serde::Deserialize;
 use serde_json::json;
@@ -24,22 +24,28 @@ use tracing::{info, warn};
 use crate::api::{self, ApiError};
 use crate::catalog::{self, Catalog, Held};
 use crate::client::Session;
+use crate::cursor::IN_STREAM;
 use crate::map::{self, Dedup, Outgoing};
+use crate::once::Once;
 use crate::sink::Memory;
 use crate::window::Window;
 
 /// Longest time without any acknowledgement while some are due.
-const ACK_MAX: Duration = Duration::from_secs(10);
+pub(crate) const ACK_MAX: Duration = Duration::from_secs(10);
 /// The server stores no larger header block.
-const HEADER_BYTES_MAX: usize = 65_535;
+pub(crate) const HEADER_BYTES_MAX: usize = 65_535;
 /// Events that are written one at a time after a refusal; more than a window.
-const CAREFUL_EVENTS: u32 = 2048;
-const TOO_LARGE: [u64; 2] = [10054, 10097];
+pub(crate) const CAREFUL_EVENTS: u32 = 2048;
+pub(crate) const TOO_LARGE: [u64; 2] = [10054, 10097];
 
 /// Events to write and whom to tell.
 pub(crate) struct Job {
     /// In order.
     pub(crate) events: Vec<Event>,
+    /// Where the flow stands behind them, when that is to be stored with them.
+    pub(crate) cursor: Option<Position>,
+    /// When it was handed over.
+    pub(crate) at: Instant,
     /// Told once, when all are stored or one is refused.
     pub(crate) done: oneshot::Sender<Result<(), SinkError>>,
 }
@@ -50,6 +56,8 @@ pub(crate) struct Publisher {
     /// `None` for core NATS, where a message to ourselves behind each job confirms it.
     catalog: Option<Catalog>,
     create_streams: bool,
+    /// For effectively-once.
+    once: Option<Once>,
     memory: OwnedMutexGuard<Memory>,
     spent: Arc<AtomicBool>,
     inbox: String,
@@ -66,6 +74,7 @@ pub(crate) struct Publisher {
 struct Current {
     events: std::vec::IntoIter<Event>,
     next: Option<Next>,
+    at: Instant,
     done: oneshot::Sender<Result<(), SinkError>>,
 }
 
@@ -85,22 +94,30 @@ struct PubAck {
     _seq: u64,
 }
 
+/// A place for acknowledgements: they come to its subjects below.
+pub(crate) async fn inbox(session: &Session) -> Result<(String, Subscriber), SinkError> {
+    let inbox = session.client.new_inbox();
+    let acks = session.client.subscribe(format!("{inbox}.*")).await;
+    let acks = acks.map_err(|e| SinkError::Transient(format!("the connection to NATS was lost: {e}")))?;
+    Ok((inbox, acks))
+}
+
 impl Publisher {
     /// Makes what it needs on the connection; publishes nothing.
     pub(crate) async fn new(
         session: Session,
         catalog: Option<Catalog>,
         create_streams: bool,
+        once: Option<Once>,
         memory: OwnedMutexGuard<Memory>,
         spent: Arc<AtomicBool>,
     ) -> Result<Self, SinkError> {
-        let inbox = session.client.new_inbox();
-        let acks = session.client.subscribe(format!("{inbox}.*")).await;
-        let acks = acks.map_err(|e| SinkError::Transient(format!("the connection to NATS was lost: {e}")))?;
+        let (inbox, acks) = inbox(&session).await?;
         Ok(Self {
             session,
             catalog,
             create_streams,
+            once,
             memory,
             spent,
             inbox,
@@ -113,8 +130,12 @@ impl Publisher {
         })
     }
 
-    /// Works until the writer is dropped and all in flight is settled, or until something fails.
-    pub(crate) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    /// Works until the writer is dropped and all in flight is settled, or until something fails. `first` stands before the others.
+    pub(crate) async fn run(mut self, first: Option<Job>, mut jobs: mpsc::Receiver<Job>) {
+        if let Some(first) = first {
+            self.heard = Instant::now();
+            self.begin(first);
+        }
         let Err(error) = self.work(&mut jobs).await else { return };
         self.spent.store(true, Ordering::Release);
         jobs.close();
@@ -135,6 +156,9 @@ impl Publisher {
                 self.send_all(jobs).await?;
             }
             if self.window.is_empty() {
+                if self.current.is_some() {
+                    return Ok(());
+                }
                 // With nothing in flight there was room for all, so no job is left half sent.
                 let Some(job) = jobs.recv().await else { return Ok(()) };
                 self.heard = Instant::now();
@@ -159,7 +183,7 @@ impl Publisher {
     }
 
     fn begin(&mut self, job: Job) {
-        self.current = Some(Current { events: job.events.into_iter(), next: None, done: job.done });
+        self.current = Some(Current { events: job.events.into_iter(), next: None, at: job.at, done: job.done });
     }
 
     /// Sends what there is as far as the window goes.
@@ -181,6 +205,13 @@ impl Publisher {
             let Some(current) = &mut self.current else { return Ok(true) };
             if current.next.is_none() {
                 let Some(event) = current.events.next() else { break };
+                let at = current.at;
+                if let Some(once) = &mut self.once
+                    && let Some(catalog) = &mut self.catalog
+                    && once.leaves_out(&self.session, catalog, &event, at).await?
+                {
+                    continue;
+                }
                 let next = match self.prepare(&event) {
                     Ok(next) => next,
                     Err((kind, reason)) => return Err(self.poison(event.offset, kind, reason).await),
@@ -297,7 +328,9 @@ impl Publisher {
         let last = number + 1 == self.window.next();
         let first = number == self.window.base();
         match error {
-            ApiError::NoJetStream if first && last => self.no_stream(topic).await,
+            ApiError::NoJetStream if first && last => {
+                no_stream(&self.session, topic, self.create_streams, self.once.is_some()).await
+            }
             ApiError::Refused { code: 400..=499, err_code, text } if first && last => {
                 let kind = if TOO_LARGE.contains(&err_code) { Poison::TooLarge } else { Poison::Refused };
                 SinkError::Poison {
@@ -319,33 +352,6 @@ impl Publisher {
         self.memory.salt = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).max(1);
         self.memory.careful = CAREFUL_EVENTS;
         warn!("a message in the middle was refused: the flow goes on one at a time and may repeat events");
-    }
-
-    async fn no_stream(&self, topic: &Topic) -> SinkError {
-        match self.session.stream_names(topic.as_str()).await {
-            Ok(names) if names.is_empty() && self.create_streams => self.create_stream(topic).await,
-            Ok(names) if names.is_empty() => SinkError::Config(format!("no stream holds subject {topic}")),
-            Ok(names) => SinkError::Transient(format!("stream {} does not answer now", names.join(", "))),
-            Err(error) => error.into(),
-        }
-    }
-
-    async fn create_stream(&self, topic: &Topic) -> SinkError {
-        let (name, subjects) = catalog::stream_for(topic);
-        let config = json!({
-            "name": name,
-            "description": "made by Longhaul because no stream held a destination subject",
-            "subjects": subjects,
-            "retention": "limits",
-            "storage": "file",
-        });
-        match self.session.create_stream(config).await {
-            Ok(_) => {
-                info!(stream = name, subjects = subjects.join(", "), "made a stream");
-                SinkError::Transient(format!("stream {name} was made for subject {topic}"))
-            }
-            Err(error) => SinkError::Config(format!("no stream holds subject {topic}, and none can be made: {error}")),
-        }
     }
 
     /// An event that must not be sent: everything before it is confirmed first.
@@ -372,5 +378,38 @@ impl Publisher {
             Some(text) => SinkError::Config(format!("NATS does not let us publish: {text}")),
             None => SinkError::Transient(format!("no acknowledgement within {ACK_MAX:?}")),
         }
+    }
+}
+
+/// Nothing takes a topic: says so, or makes a stream that does. `once` makes one that takes atomic batches.
+pub(crate) async fn no_stream(session: &Session, topic: &Topic, create: bool, once: bool) -> SinkError {
+    match session.stream_names(topic.as_str()).await {
+        Ok(names) if names.is_empty() && create => create_stream(session, topic, once).await,
+        Ok(names) if names.is_empty() => SinkError::Config(format!("no stream holds subject {topic}")),
+        Ok(names) => SinkError::Transient(format!("stream {} does not answer now", names.join(", "))),
+        Err(error) => error.into(),
+    }
+}
+
+async fn create_stream(session: &Session, topic: &Topic, once: bool) -> SinkError {
+    let (name, subjects) = catalog::stream_for(topic);
+    let mut config = json!({
+        "name": name,
+        "description": "made by Longhaul because no stream held a destination subject",
+        "subjects": subjects,
+        "retention": "limits",
+        "storage": "file",
+    });
+    if once {
+        config["subjects"] = json!([&subjects[0], &subjects[1], format!("{IN_STREAM}{name}.>")]);
+        config["allow_atomic"] = json!(true);
+        config["allow_rollup_hdrs"] = json!(true);
+    }
+    match session.create_stream(config).await {
+        Ok(_) => {
+            info!(stream = name, subjects = subjects.join(", "), "made a stream");
+            SinkError::Transient(format!("stream {name} was made for subject {topic}"))
+        }
+        Err(error) => SinkError::Config(format!("no stream holds subject {topic}, and none can be made: {error}")),
     }
 }

@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::api::ApiError;
 use crate::client::Link;
 use crate::core::CoreReader;
+use crate::cursor::IN_STREAM;
 use crate::reader::StreamReader;
 use crate::subject;
 
@@ -58,6 +59,8 @@ impl Selection {
     /// Whether the route asked for that topic.
     pub(crate) fn takes(&self, topic: &Topic) -> bool {
         let free = self.reserved || !subject::is_reserved(topic.as_str());
+        // Our own cursors among the events are nobody's events.
+        let free = free && !topic.as_str().starts_with(IN_STREAM);
         free && (self.exact || self.filters.is_empty() || self.filters.iter().any(|filter| filter.matches(topic)))
     }
 

@@ -9,7 +9,7 @@ use longhaul_broker::{Connector, SinkSpec, SourceSpec};
 use longhaul_test_brokers::nats::Nats;
 use longhaul_topic::Topic;
 use longhaul_topology::{BrokerKind, Guarantee, SinkKind, SourceKind};
-use support::{access, connector, filters, named, sink_spec, source_spec, stream};
+use support::{access, atomic_stream, connector, filters, named, once_spec, sink_spec, source_spec, stream};
 
 async fn run(nats: &Nats, source: SourceSpec, sink: SinkSpec, too_large_bytes: usize) {
     let connector: Arc<dyn Connector> = connector(access(nats));
@@ -25,6 +25,13 @@ async fn a_named_stream_keeps_the_contract() {
     let nats = Nats::start_with("").expect("a server");
     stream(&nats, "S", &["a.>", "b"]).await;
     run(&nats, named("S", &[]), sink_spec(), 2 << 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_with_atomic_batches_keeps_the_contract_effectively_once() {
+    let nats = Nats::start_with("").expect("a server");
+    atomic_stream(&nats, "S", &["a.>", "b"]).await;
+    run(&nats, named("S", &[]), once_spec(), 2 << 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

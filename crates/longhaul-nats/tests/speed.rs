@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use longhaul_broker::Connector;
-use longhaul_event::{Event, Start};
+use longhaul_broker::{Connector, SinkSpec};
+use longhaul_event::{Event, Position, Start};
 use longhaul_test_brokers::nats::Nats;
+use longhaul_topology::Guarantee;
 use support::*;
 
 const EVENTS: u64 = 100_000;
@@ -43,6 +44,52 @@ async fn events_per_second() {
     }
     println!("read: {:.0} events/s in batches of {}", EVENTS as f64 / begin.elapsed().as_secs_f64(), count / batches);
     anchor(&nats, payload).await;
+}
+
+/// Both guarantees side by side, as a router writes: eight writes under way, a commit behind each eight. Repeated in turns, since the
+/// machine changes its mind.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement, not a test"]
+async fn price_of_effectively_once() {
+    let nats = Nats::start_with("").expect("a server");
+    stream(&nats, "S", &["a.>"]).await;
+    atomic_stream(&nats, "T", &["t.>"]).await;
+    let connector = connector(access(&nats));
+    up(&connector).await;
+    for round in 0..4 {
+        let plain = rate(&connector, sink_spec(), &format!("plain{round}"), "a.x").await;
+        let ids = rate(&connector, once_spec(), &format!("ids{round}"), "a.y").await;
+        let batches = rate(&connector, once_spec(), &format!("batches{round}"), "t.x").await;
+        let price = |other: f64| 100.0 * (1.0 - other / plain);
+        println!(
+            "at least once {plain:.0} events/s; effectively once by message ids {ids:.0} ({:+.0} %), in atomic batches {batches:.0} ({:+.0} %)",
+            -price(ids),
+            -price(batches)
+        );
+    }
+}
+
+async fn rate(connector: &longhaul_nats::NatsConnector, spec: SinkSpec, route: &str, topic: &str) -> f64 {
+    let payload = Bytes::from(vec![b'x'; 1024]);
+    let id =
+        |n: u64| longhaul_event::EventId(u128::from(longhaul_event::hash64(route.as_bytes())) << 64 | u128::from(n));
+    let once = spec.guarantee == Guarantee::EffectivelyOnce;
+    let (mut writer, _) = writer(connector, spec, &flow(route)).await;
+    let begin = Instant::now();
+    for from in (0..EVENTS).step_by(8 * WRITE as usize) {
+        let at = |n: u64| Position { incarnation: 1, offset: n };
+        let writes: Vec<_> = (from..from + 8 * WRITE)
+            .step_by(WRITE as usize)
+            .map(|from| {
+                let make = |n| Event { payload: Some(payload.clone()), id: id(n), ..event(n, topic) };
+                let events = (from..from + WRITE).map(make).collect();
+                if once { writer.write_with_cursor(events, at(from + WRITE - 1)) } else { writer.write(events) }
+            })
+            .collect();
+        futures::future::try_join_all(writes).await.expect("written");
+        writer.commit(at(from + 8 * WRITE - 1)).await.expect("committed");
+    }
+    EVENTS as f64 / begin.elapsed().as_secs_f64()
 }
 
 /// The same by the bare client, with its own window and its own pull consumer: what there is to compare with.

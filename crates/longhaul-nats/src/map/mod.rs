@@ -105,7 +105,7 @@ fn write_own(event: &Event, map: &mut HeaderMap) {
 
 /// A stream drops a second message with the same id whatever its subject, so the subject is part of it: one event that two routes
 /// write to two subjects of one stream must be there twice.
-fn msg_id(event: &Event, salt: u64) -> String {
+pub(crate) fn msg_id(event: &Event, salt: u64) -> String {
     let subject = hash64(event.topic.bytes());
     match salt {
         0 => format!("{}-{subject:016x}", event.id),

@@ -56,6 +56,23 @@ pub async fn stream(nats: &Nats, name: &str, subjects: &[&str]) -> jetstream::Co
     js
 }
 
+/// A stream that takes atomic batches with cursors.
+pub async fn atomic_stream(nats: &Nats, name: &str, subjects: &[&str]) -> jetstream::Context {
+    let cursors = format!("$LONGHAUL.cursor.{name}.>");
+    let subjects: Vec<&str> = subjects.iter().copied().chain([cursors.as_str()]).collect();
+    let more = serde_json::json!({ "name": name, "subjects": subjects, "allow_atomic": true });
+    create(nats, "CREATE", more).await
+}
+
+/// Asks the server to make or change a stream in its own words: the client knows fewer of them.
+pub async fn create(nats: &Nats, what: &str, config: serde_json::Value) -> jetstream::Context {
+    let client = client(nats).await;
+    let subject = format!("$JS.API.STREAM.{what}.{}", config["name"].as_str().expect("a name"));
+    let answer = client.request(subject, config.to_string().into()).await.expect("an answer");
+    assert!(!String::from_utf8_lossy(&answer.payload).contains("\"error\""), "{:?}", answer.payload);
+    jetstream::new(client)
+}
+
 pub fn named(stream: &str, topics: &[&str]) -> SourceSpec {
     source_spec(SourceKind::JetStream { stream: Some(stream.to_owned()), topics: filters(topics) })
 }
@@ -66,6 +83,10 @@ pub fn source_spec(source: SourceKind) -> SourceSpec {
 
 pub fn sink_spec() -> SinkSpec {
     SinkSpec { sink: SinkKind::JetStream, guarantee: Guarantee::AtLeastOnce }
+}
+
+pub fn once_spec() -> SinkSpec {
+    SinkSpec { guarantee: Guarantee::EffectivelyOnce, ..sink_spec() }
 }
 
 pub fn filters(texts: &[&str]) -> Vec<Filter> {
