@@ -1,7 +1,9 @@
 //! The admin listener: metrics, health and the JSON API.
 //!
-//! Reads are open to whoever reaches the listener, which is loopback by default; the one write (`POST /v1/reload`) needs the configured
-//! bearer token and is off without one. Nothing here decides anything: every answer is a view of [`Router`].
+//! Reads are open to whoever reaches the listener, which is loopback by default; writes (`POST /v1/reload`, and what changes
+//! parked events) need the configured bearer token and are off without one. Nothing here decides anything: every answer is a view of [`Router`].
+
+mod parked;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,6 +69,9 @@ fn api(shared: Arc<Shared>) -> Api {
         .route("/v1/routes", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.routes())))
         .route("/v1/flows", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.flows())))
         .route("/v1/brokers", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.brokers())))
+        .route("/v1/parked", get(parked::list))
+        .route("/v1/parked/{id}", get(parked::show).delete(parked::discard))
+        .route("/v1/parked/{id}/redrive", post(parked::redrive))
         .route("/v1/reload", post(reload))
         .fallback(async || problem(StatusCode::NOT_FOUND, "there is no such path; try /metrics, /readyz or /v1/flows"))
         .with_state(shared)
@@ -91,17 +96,27 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn reload(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let Some(token) = &shared.token else {
-        return problem(StatusCode::FORBIDDEN, "writes are off: set admin.token in the router document to allow them");
-    };
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if given.and_then(|value| value.strip_prefix("Bearer ")) != Some(token) {
-        return problem(StatusCode::UNAUTHORIZED, "this needs the bearer token of the router document");
+    if let Err(refused) = may_write(&shared, &headers) {
+        return *refused;
     }
     match shared.router.reload() {
         Ok(generation) => Json(json!({"generation": generation})).into_response(),
         Err(error) => problem(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string()),
     }
+}
+
+/// Whether whoever asks may change something.
+fn may_write(shared: &Shared, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    let Some(token) = &shared.token else {
+        let detail = "writes are off: set admin.token in the router document to allow them";
+        return Err(Box::new(problem(StatusCode::FORBIDDEN, detail)));
+    };
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if given.and_then(|value| value.strip_prefix("Bearer ")) != Some(token) {
+        let detail = "this needs the bearer token of the router document";
+        return Err(Box::new(problem(StatusCode::UNAUTHORIZED, detail)));
+    }
+    Ok(())
 }
 
 fn problem(status: StatusCode, detail: &str) -> Response {

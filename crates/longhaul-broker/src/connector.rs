@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::{Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
+use crate::{Parking, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
 
 /// What every connector is told about where it runs.
 #[derive(Debug, Clone)]
@@ -52,6 +52,11 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// [`SinkError::Config`] when this broker can never serve that.
     fn sink(&self, spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError>;
+
+    /// The place for what this broker refuses, if it can keep one.
+    fn parking(&self) -> Option<Arc<dyn Parking>> {
+        None
+    }
 
     /// The router ends: answers whoever this connector serves, and closes what it holds. Called once, after the last flow has ended. A
     /// connector that serves nobody by itself has nothing to do.

@@ -7,12 +7,14 @@
 pub mod conformance;
 mod connector;
 mod error;
+mod parking;
 mod sink;
 mod source;
 mod standing;
 
 pub use connector::{Connector, Context, Health};
 pub use error::{Gap, Poison, SinkError, SourceError};
+pub use parking::{PIECE_BYTES_MAX, ParkName, Parking};
 pub use sink::{Opened, Sink, SinkSpec, Writer};
 pub use source::{ReadBatch, Reader, Shard, Source, SourceSpec};
 pub use standing::Standing;

@@ -242,9 +242,6 @@ impl<'de> Deserializer<'de> for Decoder<'de> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         let Value::Text(word) = &self.node.value else { return self.wrong("a word") };
-        if let Some(sentence) = later::word(what, word) {
-            return self.refuse(Report::new(self.node.span, "not available yet", sentence));
-        }
         if !variants.contains(&word.as_str()) {
             let message = format!("`{}` is no {what}", self.cx.written(self.node.span));
             let report = Report::new(self.node.span, format!("not a {what}"), message);

@@ -15,13 +15,3 @@ pub(crate) fn key(what: &str, key: &str) -> Option<&'static str> {
         _ => return None,
     })
 }
-
-/// The sentence for a word where one of a few is expected.
-pub(crate) fn word(what: &str, word: &str) -> Option<&'static str> {
-    Some(match (what, word) {
-        ("poison policy", "park") => {
-            "`park` is not available yet: `halt` keeps the data in its source and says so, `drop` counts it and leaves it out"
-        }
-        _ => return None,
-    })
-}

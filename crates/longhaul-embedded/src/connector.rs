@@ -5,13 +5,16 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use longhaul_broker::{Connector, Context, Health, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
+use longhaul_broker::{
+    Connector, Context, Health, Parking, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec,
+};
 use longhaul_topology::{SinkKind, SourceKind};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::log::{Log, LogOptions};
+use crate::parking::LogParking;
 use crate::retain::Retention;
 use crate::sink::LogSink;
 use crate::source::LogSource;
@@ -128,6 +131,10 @@ impl Connector for Embedded {
             SinkKind::Embedded => Ok(Arc::new(LogSink::new(Arc::clone(&self.log)))),
             other => Err(SinkError::Config(format!("an embedded broker cannot write {other:?}"))),
         }
+    }
+
+    fn parking(&self) -> Option<Arc<dyn Parking>> {
+        Some(Arc::new(LogParking::new(Arc::clone(&self.log))))
     }
 
     /// Publishers whose events were taken are told so, instead of having to publish them again.

@@ -13,6 +13,7 @@ mod connector;
 mod error;
 mod http;
 mod log;
+mod parking;
 mod record;
 mod retain;
 mod sink;

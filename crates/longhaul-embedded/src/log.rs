@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use longhaul_broker::{Health, ReadBatch};
 use longhaul_event::{Event, EventId, FlowId, Position};
 use longhaul_topic::Filter;
@@ -112,6 +113,28 @@ impl Log {
     pub(crate) async fn open_flow(&self, flow: FlowId) -> Result<(Lease, Option<Position>), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::Open { flow, reply }, answer).await
+    }
+
+    /// Sets a piece aside.
+    pub(crate) async fn park(&self, name: String, piece: u32, value: Bytes) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Park { name, piece, value, reply }, answer).await
+    }
+
+    /// Removes what was set aside.
+    pub(crate) async fn unpark(&self, name: String, pieces: u32) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Unpark { name, pieces, reply }, answer).await
+    }
+
+    /// The heads of what is set aside.
+    pub(crate) async fn parked_heads(&self, max: usize) -> Result<Vec<(String, Bytes)>, ReadError> {
+        self.blocking(move |store| Ok(store.parked_heads(max)?)).await
+    }
+
+    /// A piece of what is set aside.
+    pub(crate) async fn parked(&self, name: String, piece: u32) -> Result<Option<Bytes>, ReadError> {
+        self.blocking(move |store| Ok(store.parked(&name, piece)?)).await
     }
 
     async fn ask<T>(

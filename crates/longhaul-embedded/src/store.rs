@@ -34,6 +34,8 @@ const FORMAT: u64 = 1;
 
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 const CURSORS: TableDefinition<'_, u128, (u64, u64)> = TableDefinition::new("cursors");
+/// What was set aside, by name and piece.
+const PARKED: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("longhaul_parked");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// An open store.
@@ -241,6 +243,30 @@ impl Store {
         Ok(seen.into_values().collect())
     }
 
+    /// The heads of what is set aside.
+    pub(crate) fn parked_heads(&self, max: usize) -> Result<Vec<(String, Bytes)>, StoreError> {
+        let txn = self.db.begin_read()?;
+        let table = txn.open_table(PARKED)?;
+        let mut heads = Vec::new();
+        for entry in table.iter()? {
+            let (key, value) = entry?;
+            if let (name, 0) = key.value() {
+                heads.push((name.to_owned(), Bytes::copy_from_slice(value.value())));
+            }
+            if heads.len() == max {
+                break;
+            }
+        }
+        Ok(heads)
+    }
+
+    /// One piece of what is set aside.
+    pub(crate) fn parked(&self, name: &str, piece: u32) -> Result<Option<Bytes>, StoreError> {
+        let txn = self.db.begin_read()?;
+        let table = txn.open_table(PARKED)?;
+        Ok(table.get((name, piece))?.map(|value| Bytes::copy_from_slice(value.value())))
+    }
+
     /// The first offset of `first..next` that was stored at that time or later, or `next`. Halves the range: records are stored in
     /// the order of their storing times.
     pub(crate) fn first_stored_at(&self, extent: &Extent, ms: i64) -> Result<u64, StoreError> {
@@ -310,6 +336,7 @@ impl<'a> Choice<'a> {
 pub(crate) struct Tables<'t> {
     events: Table<'t, u64, &'static [u8]>,
     cursors: Table<'t, u128, (u64, u64)>,
+    parked: Table<'t, (&'static str, u32), &'static [u8]>,
     meta: Table<'t, &'static str, u64>,
     pub(crate) extent: Extent,
 }
@@ -319,6 +346,7 @@ impl<'t> Tables<'t> {
         Ok(Self {
             events: txn.open_table(EVENTS)?,
             cursors: txn.open_table(CURSORS)?,
+            parked: txn.open_table(PARKED)?,
             meta: txn.open_table(META)?,
             extent: Extent { incarnation: 0, first: 1, next: 1, bytes: 0, oldest_ms: None },
         })
@@ -406,6 +434,21 @@ impl<'t> Tables<'t> {
     pub(crate) fn set_cursor(&mut self, flow: FlowId, cursor: Position) -> Result<(), StoreError> {
         self.cursors.insert(flow.0, (cursor.incarnation, cursor.offset))?;
         Ok(())
+    }
+
+    /// Sets a piece aside.
+    pub(crate) fn park(&mut self, name: &str, piece: u32, value: &[u8]) -> Result<(), StoreError> {
+        self.parked.insert((name, piece), value)?;
+        Ok(())
+    }
+
+    /// Removes what was set aside; whether anything was there.
+    pub(crate) fn unpark(&mut self, name: &str, pieces: u32) -> Result<bool, StoreError> {
+        let mut changed = false;
+        for piece in 0..pieces {
+            changed |= self.parked.remove((name, piece))?.is_some();
+        }
+        Ok(changed)
     }
 
     /// Removes what may go, a bounded number at once; how many went.

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use longhaul_broker::Health;
 use longhaul_event::{EventId, FlowId, Position, hash64};
 use redb::{Database, DatabaseError};
@@ -49,6 +50,10 @@ pub(crate) enum Command {
     Cursor { lease: Lease, cursor: Position, reply: Reply<()> },
     /// Open a flow: everybody else's right to write it ends, then the cursor is read.
     Open { flow: FlowId, reply: Reply<(Lease, Option<Position>)> },
+    /// Set a piece aside.
+    Park { name: String, piece: u32, value: Bytes, reply: Reply<()> },
+    /// Remove what was set aside.
+    Unpark { name: String, pieces: u32, reply: Reply<()> },
     /// Give a lease back.
     Close { lease: Lease },
     /// The time has moved on: look for what may go, or whether the store opens again.
@@ -89,7 +94,8 @@ pub(crate) struct State {
 /// An answer that is given once the commit is durable.
 enum Answer {
     Append(Reply<u64>, Result<u64, StoreError>),
-    Cursor(Reply<()>, Result<(), StoreError>),
+    /// A cursor, or something set aside or removed.
+    Done(Reply<()>, Result<(), StoreError>),
     Open(Reply<(Lease, Option<Position>)>, Result<(Lease, Option<Position>), StoreError>),
 }
 
@@ -226,6 +232,7 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> (Vec<Comman
         match &command {
             Command::Stop => return (group, true),
             Command::Append { records, .. } => bytes += records.size(),
+            Command::Park { value, .. } => bytes += value.len(),
             _ => {}
         }
         group.push(command);
@@ -260,13 +267,23 @@ fn apply(
             first.map(|_| records.len() > 0)
         }
         Command::Cursor { lease, reply, .. } if !state.holds(lease) => {
-            answers.push(Answer::Cursor(reply, Err(StoreError::Fenced)));
+            answers.push(Answer::Done(reply, Err(StoreError::Fenced)));
             Ok(false)
         }
         Command::Cursor { lease, cursor, reply } => {
             let set = tables.set_cursor(lease.flow, cursor);
-            answers.push(Answer::Cursor(reply, set.clone()));
+            answers.push(Answer::Done(reply, set.clone()));
             set.map(|()| true)
+        }
+        Command::Park { name, piece, value, reply } => {
+            let done = tables.park(&name, piece, &value);
+            answers.push(Answer::Done(reply, done.clone()));
+            done.map(|()| true)
+        }
+        Command::Unpark { name, pieces, reply } => {
+            let done = tables.unpark(&name, pieces);
+            answers.push(Answer::Done(reply, done.clone().map(|_| ())));
+            done
         }
         Command::Open { flow, reply } => {
             state.leases_given += 1;
@@ -296,7 +313,8 @@ fn refuse(group: Vec<Command>, error: &StoreError) {
     for command in group {
         match command {
             Command::Append { reply, .. } => Answer::Append(reply, Ok(0)).refuse(error),
-            Command::Cursor { reply, .. } => Answer::Cursor(reply, Ok(())).refuse(error),
+            Command::Cursor { reply, .. } => Answer::Done(reply, Ok(())).refuse(error),
+            Command::Park { reply, .. } | Command::Unpark { reply, .. } => Answer::Done(reply, Ok(())).refuse(error),
             Command::Open { reply, .. } => drop(reply.send(Err(error.clone()))),
             Command::Close { .. } | Command::Tick { .. } | Command::Stop => {}
         }
@@ -308,7 +326,7 @@ impl Answer {
     fn give(self) {
         match self {
             Self::Append(reply, answer) => drop(reply.send(answer)),
-            Self::Cursor(reply, answer) => drop(reply.send(answer)),
+            Self::Done(reply, answer) => drop(reply.send(answer)),
             Self::Open(reply, answer) => drop(reply.send(answer)),
         }
     }
@@ -316,7 +334,7 @@ impl Answer {
     fn refuse(self, error: &StoreError) {
         match self {
             Self::Append(reply, _) => drop(reply.send(Err(error.clone()))),
-            Self::Cursor(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::Done(reply, _) => drop(reply.send(Err(error.clone()))),
             Self::Open(reply, _) => drop(reply.send(Err(error.clone()))),
         }
     }

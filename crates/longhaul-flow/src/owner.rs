@@ -65,6 +65,8 @@ pub struct Owner {
     deadline: Option<Duration>,
     /// What the last Accept said; `None` also for a chain that began anew.
     resume: Option<Position>,
+    /// Where the last Accept said that the destination stands, as an ordinal; 0 for nowhere.
+    told: u64,
     /// Incarnation and end of the chain, while streaming.
     sent: Option<Position>,
     acked: Option<Position>,
@@ -108,6 +110,7 @@ impl Owner {
             back_off: BackOff::new(config.back_off_min, config.back_off_max),
             deadline: None,
             resume: None,
+            told: 0,
             sent: None,
             acked: None,
             unacked: Unacked::default(),
@@ -147,7 +150,12 @@ impl Owner {
         if path_epoch != self.path_epoch || !self.step(OwnerEvent::Accepted) {
             return Heard::Stale;
         }
-        self.resume = resume;
+        let told = resume.map_or(0, |resume| ordinal(resume.offset));
+        if self.told > 0 && told > self.told {
+            // It moves, though every path ends early: a run of refused events, say.
+            self.back_off.reset();
+        }
+        (self.resume, self.told) = (resume, told);
         self.acked = lower(self.acked, resume);
         self.spend.restart(credit);
         self.unblock(now);

@@ -213,6 +213,21 @@ fn resets_back_off_until_something_is_durable() {
 }
 
 #[test]
+fn paths_that_end_early_are_not_waited_for_longer_while_the_destination_gets_further() {
+    let mut owner = idle(true);
+    let mut now = MS;
+    owner.handle_link_up(now);
+    for (path_epoch, (told, wait)) in (1..).zip([(0, 100), (1, 100), (2, 100), (2, 200), (2, 400), (3, 100)]) {
+        assert_eq!(owner.handle_accept(now, path_epoch, Some(at(told)), CREDIT), Heard::Taken);
+        let reset = Reset { code: ResetCode::Poison, retry: Duration::ZERO };
+        assert_eq!(owner.handle_reset(now, path_epoch, reset), Heard::Taken);
+        assert_eq!(owner.poll_timeout(), Some(now + MS * wait), "told {told}");
+        now += MS * wait;
+        owner.handle_timeout(now);
+    }
+}
+
+#[test]
 fn a_fault_of_the_source_outlasts_the_link_and_one_of_the_applier_does_not() {
     let mut owner = streaming(None);
     owner.handle_seek_failed(MS, MS * 500);

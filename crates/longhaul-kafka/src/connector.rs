@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use longhaul_broker::{Connector, Context, Health, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
+use longhaul_broker::{
+    Connector, Context, Health, Parking, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec,
+};
 use longhaul_config::Kafka;
 use longhaul_topology::{Guarantee, SinkKind, SourceKind};
 use tokio::sync::watch;
@@ -12,6 +14,7 @@ use crate::atomic::AtomicSink;
 use crate::cluster::Cluster;
 use crate::config::Settings;
 use crate::cursor::Cursors;
+use crate::parked::TopicParking;
 use crate::sink::{Destination, KafkaSink};
 use crate::source::KafkaSource;
 use crate::topics::Topics;
@@ -25,6 +28,7 @@ pub struct KafkaConnector {
     /// Hash that names this broker in identities.
     place: u64,
     destination: Arc<Destination>,
+    parking: Arc<TopicParking>,
     sources: Mutex<HashMap<SourceSpec, Weak<KafkaSource>>>,
 }
 
@@ -39,8 +43,9 @@ impl KafkaConnector {
         let cluster = Cluster::start(Settings::new(&cfg, &ctx)?)?;
         let topics = Arc::new(Topics::new(Arc::clone(&cluster)));
         let cursors = Arc::new(Cursors::new(Arc::clone(&cluster), Arc::clone(&topics)));
+        let parking = Arc::new(TopicParking::new(Arc::clone(&cluster), Arc::clone(&topics)));
         let destination = Arc::new(Destination::new(topics, cursors));
-        Ok(Arc::new(Self { cluster, place: ctx.cluster, destination, sources: Mutex::default() }))
+        Ok(Arc::new(Self { cluster, place: ctx.cluster, destination, parking, sources: Mutex::default() }))
     }
 }
 
@@ -75,5 +80,8 @@ impl Connector for KafkaConnector {
             }
             _ => Arc::new(KafkaSink { destination, partition, tombstone_on_empty }),
         })
+    }
+    fn parking(&self) -> Option<Arc<dyn Parking>> {
+        Some(Arc::clone(&self.parking) as Arc<dyn Parking>)
     }
 }

@@ -14,6 +14,7 @@
 //! | `batch`, `flow`, `sink` | at least once: what was sent and what is confirmed; one flow in order |
 //! | `bucket`, `group`, `transaction`, `atomic` | effectively once: flows that share transactions, and the thread that commits them |
 //! | `cursor` | the compacted topic `__longhaul_cursors` |
+//! | `parked` | the compacted topic `__longhaul_parked` |
 //!
 //! Limits. Kafka's topic id does not come through librdkafka's API, so the incarnation of every partition is 0: a topic that was
 //! deleted and made again is noticed when the cursor lies beyond its end (a gap), not when the new one has grown past the cursor. A
@@ -32,6 +33,7 @@ mod flow;
 mod group;
 mod lane;
 mod map;
+mod parked;
 mod producer;
 mod pump;
 mod shape;
@@ -43,3 +45,4 @@ mod transaction;
 
 pub use connector::KafkaConnector;
 pub use cursor::CURSORS;
+pub use parked::PARKED;

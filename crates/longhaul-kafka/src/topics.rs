@@ -25,6 +25,8 @@ const TOPICS_MAX: usize = 10_000;
 /// How long a topic that was just made may take to be seen.
 const CREATE_MAX: Duration = Duration::from_secs(10);
 const CREATE_POLL: Duration = Duration::from_millis(50);
+/// What our own topics take in a batch, whatever the cluster has as its default: that of Kafka.
+const OWN_BYTES_MAX: &str = "1048588";
 /// The broker's own choice.
 const DEFAULT_REPLICATION: i32 = -1;
 
@@ -168,7 +170,7 @@ impl Topics {
     async fn create(&self, name: &str, recipe: &Recipe) -> Result<u32, SinkError> {
         let mut topic = NewTopic::new(name, recipe.partitions, TopicReplication::Fixed(recipe.replication));
         if recipe.compacted {
-            topic = topic.set("cleanup.policy", "compact");
+            topic = topic.set("cleanup.policy", "compact").set("max.message.bytes", OWN_BYTES_MAX);
         }
         let results = self.admin().await?.create_topics([&topic], &options()).await;
         let results = results

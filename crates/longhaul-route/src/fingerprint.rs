@@ -5,7 +5,7 @@
 use longhaul_event::hash64;
 use longhaul_topic::Filter;
 use longhaul_topology::{
-    Class, Guarantee, OnPoison, Partition, Predicate, Route, RouteStart, SinkKind, SourceKind, To,
+    Class, Guarantee, OnGap, OnPoison, Partition, Predicate, Route, RouteStart, SinkKind, SourceKind, To,
 };
 
 /// Hash of a route with those of its destinations.
@@ -160,11 +160,16 @@ impl Writer {
         self.tag(match route.on_poison {
             OnPoison::Halt => 1,
             OnPoison::Drop => 2,
+            OnPoison::Park => 3,
         });
         self.tag(match route.class {
             Class::Realtime => 1,
             Class::Normal => 2,
             Class::CatchUp => 3,
         });
+        // What stands for every route from before there was a choice says nothing: older routers know it in these words.
+        if route.on_gap == OnGap::Continue {
+            self.tag(9);
+        }
     }
 }

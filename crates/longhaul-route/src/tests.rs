@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use longhaul_event::{Event, EventId, Headers, Identity};
 use longhaul_topic::{Filter, Topic};
 use longhaul_topology::{
-    Broker, BrokerKind, Class, From, Guarantee, Mesh, OnPoison, Region, Route, RouteStart, SinkKind, SourceKind,
+    Broker, BrokerKind, Class, From, Guarantee, Mesh, OnGap, OnPoison, Region, Route, RouteStart, SinkKind, SourceKind,
     Template, To,
 };
 
@@ -62,6 +62,7 @@ fn route(name: &str, from: &str, topics: &[&str], to: &[&str]) -> Route {
         guarantee: Guarantee::AtLeastOnce,
         start: RouteStart::Latest,
         on_poison: OnPoison::Halt,
+        on_gap: OnGap::Halt,
         class: Class::Normal,
     }
 }

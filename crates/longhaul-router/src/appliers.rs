@@ -7,7 +7,7 @@ use std::time::Instant;
 use longhaul_broker::{Connector, Sink, SinkSpec};
 use longhaul_event::FlowId;
 use longhaul_telemetry::{InflowMetrics, Metrics};
-use longhaul_topology::FlowKey;
+use longhaul_topology::{FlowKey, OnPoison};
 use longhaul_wire::FlowOpen;
 
 use crate::budget::Budget;
@@ -140,7 +140,9 @@ impl Appliers {
         let to = to.ok_or("the route is gone")?;
         let spec = SinkSpec { sink: route.route().to[to].sink.clone(), guarantee: route.route().guarantee };
         let sink = self.sink(&key.to.1, spec)?;
-        Ok(Plan { sink, route, to })
+        let parks = route.route().on_poison == OnPoison::Park;
+        let parking = parks.then(|| self.brokers.get(&key.to.1)?.parking()).flatten();
+        Ok(Plan { sink, route, to, parking })
     }
 
     fn start(self: &Arc<Self>, key: &FlowKey, plan: Plan) -> (Arc<Mailbox>, Arc<InflowStatus>) {

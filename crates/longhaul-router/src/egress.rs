@@ -5,13 +5,15 @@
 //! is written twice. Whatever the sink does wrong ends the same way: the writer is dropped, the owner is told to open again, and the
 //! destination's own cursor says where from.
 
+mod aside;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
-use longhaul_broker::{Opened, Sink, SinkError, Writer};
+use longhaul_broker::{Opened, Parking, Sink, SinkError, Writer};
 use longhaul_event::{Event, Position};
 use longhaul_flow::{Applier, ApplierConfig, ApplierOutput, ApplierState, Offer, ResetCode, Span};
 use longhaul_route::CompiledRoute;
@@ -19,14 +21,16 @@ use longhaul_topology::{FlowKey, Guarantee, OnPoison};
 use longhaul_wire::Frame;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::budget::{Budget, Share, Use};
 use crate::flow_status::{InflowStatus, Phase};
 use crate::mailbox::{Attachment, Inbound, Mailbox};
+use crate::parked::Refused;
 use crate::waiting::{sleep_until, wait_for};
 
 /// Writes of one flow under way at the same time.
 const WRITES_MAX: usize = 8;
-/// Most refused events that a flow with `on_poison: drop` remembers between two openings.
+/// Most refused events that a flow with `on_poison: drop` or `park` remembers between two openings.
 const SKIPPED_MAX: usize = 1024;
 const FAST_RETRY: Duration = Duration::from_millis(500);
 const SLOW_RETRY: Duration = Duration::from_secs(10);
@@ -45,6 +49,8 @@ pub(crate) struct Plan {
     pub route: Arc<CompiledRoute>,
     /// Which of the route's destinations, by index.
     pub to: usize,
+    /// Where it sets aside what is refused, if the route says so.
+    pub parking: Option<Arc<dyn Parking>>,
 }
 
 impl Plan {
@@ -91,8 +97,14 @@ struct Driver {
     committing: Option<BoxFuture<'static, (Position, Result<(), SinkError>)>>,
     /// After a refused event: the position before it, which is confirmed though the cursor may lag behind.
     confirmed: Option<Position>,
-    /// Refused events to be left out, as far as the cursor is not beyond them.
-    skipped: Vec<Position>,
+    /// Refused events to be left out or parked, as far as the cursor is not beyond them.
+    refused: Vec<Refused>,
+    /// Events that are being parked. What stands with them waits here, so that nothing is written beyond them before that is done.
+    parking: Option<BoxFuture<'static, Result<(), SinkError>>>,
+    parked: Option<(Span, Vec<Event>)>,
+    audit: Audit,
+    /// Where a new chain begins, until its first events are delivered.
+    begins: Option<Position>,
     idle_since: Duration,
     /// When the sink last answered, or was first asked for something.
     heard: Duration,
@@ -115,7 +127,11 @@ impl ApplierFlow {
             writes: FuturesOrdered::new(),
             committing: None,
             confirmed: None,
-            skipped: Vec::new(),
+            refused: Vec::new(),
+            parking: None,
+            parked: None,
+            audit: Audit::default(),
+            begins: None,
             idle_since: self.origin.elapsed(),
             heard: self.origin.elapsed(),
             draining: false,
@@ -158,6 +174,7 @@ impl Driver {
                 () = drain.cancelled(), if !self.draining => self.drain(),
                 Some((span, result)) = self.writes.next(), if !self.writes.is_empty() => self.handle_written(span, result),
                 (position, result) = wait_for(&mut self.committing), if self.committing.is_some() => self.handle_committed(position, result),
+                parked = wait_for(&mut self.parking), if self.parking.is_some() => self.handle_parked(parked),
                 opened = wait_for(&mut self.opening), if self.opening.is_some() => self.handle_opened(opened),
                 inbound = mailbox.take() => {
                     for one in inbound {
@@ -181,7 +198,7 @@ impl Driver {
 
     /// Whether the sink owes an answer.
     fn is_asking(&self) -> bool {
-        self.opening.is_some() || self.committing.is_some() || !self.writes.is_empty()
+        self.opening.is_some() || self.committing.is_some() || self.parking.is_some() || !self.writes.is_empty()
     }
 
     /// Notes that the sink is asked for something.
@@ -232,7 +249,7 @@ impl Driver {
     fn follow(&mut self, plan: Plan) {
         if plan.hash() != self.plan.hash() && !self.draining {
             self.drop_writer();
-            self.skipped.clear();
+            self.refused.clear();
             self.applier = Applier::new(ApplierConfig { bytes_cap: self.share.bytes_max() });
             self.plan = plan;
         }
@@ -246,6 +263,7 @@ impl Driver {
         let now = self.flow.now();
         self.flow.status.received(span.events, span.bytes);
         match self.applier.handle_batch(now, path_epoch, start, incarnation, span, events) {
+            Offer::Accepted | Offer::Held if start => self.begins = Some(Position { incarnation, offset: span.prev }),
             Offer::Accepted | Offer::Held => {}
             Offer::Duplicate | Offer::Stale => self.flow.status.stale_batch(),
             Offer::Refused(code) => {
@@ -295,6 +313,7 @@ impl Driver {
         match opened {
             Ok(Opened { writer, cursor }) => {
                 (self.writer, self.confirmed) = (Some(writer), None);
+                self.reopen_books(cursor);
                 let now = self.flow.now();
                 self.applier.handle_sink_open(now, cursor);
             }
@@ -304,31 +323,30 @@ impl Driver {
 
     /// Hands what is in order to the sink, a few batches at a time.
     fn deliver(&mut self) {
-        while self.writes.len() < WRITES_MAX {
-            if self.writer.is_none() {
-                return;
-            }
+        while self.writes.len() < WRITES_MAX && self.writer.is_some() && self.parking.is_none() {
             let Some((span, mut events)) = self.applier.poll_deliver() else { return };
-            self.leave_out(&mut events);
-            self.rebind(&mut events);
-            self.ask();
-            self.flow.status.writing(&events);
-            let write = match self.writer.as_mut() {
-                Some(writer) if !events.is_empty() && self.plan.is_atomic() => {
-                    let accepted = self.applier.accepted().expect("what is delivered was accepted");
-                    writer.write_with_cursor(events, Position { offset: span.last, ..accepted })
-                }
-                Some(writer) if !events.is_empty() => writer.write(events),
-                _ => futures::future::ready(Ok(())).boxed(),
-            };
-            self.writes.push_back(write.map(move |result| (span, result)).boxed());
+            let aside = self.set_aside(span, &mut events);
+            if aside.is_empty() {
+                self.write(span, events);
+            } else {
+                self.park(span, events, aside);
+            }
         }
     }
 
-    fn leave_out(&self, events: &mut Vec<Event>) {
-        if let Some(accepted) = self.applier.accepted().filter(|_| !self.skipped.is_empty()) {
-            events.retain(|event| !self.skipped.contains(&Position { offset: event.offset, ..accepted }));
-        }
+    fn write(&mut self, span: Span, mut events: Vec<Event>) {
+        self.rebind(&mut events);
+        self.ask();
+        self.flow.status.writing(&events);
+        let write = match self.writer.as_mut() {
+            Some(writer) if !events.is_empty() && self.plan.is_atomic() => {
+                let accepted = self.applier.accepted().expect("what is delivered was accepted");
+                writer.write_with_cursor(events, Position { offset: span.last, ..accepted })
+            }
+            Some(writer) if !events.is_empty() => writer.write(events),
+            _ => futures::future::ready(Ok(())).boxed(),
+        };
+        self.writes.push_back(write.map(move |result| (span, result)).boxed());
     }
 
     /// CloudEvents attributes are written in the binding of the destination. Where that would not fit into an event's headers, they stay as
@@ -370,7 +388,8 @@ impl Driver {
         self.heard = now;
         match result {
             Ok(()) => {
-                self.skipped.retain(|skipped| is_behind(position, *skipped));
+                self.refused.retain(|refused| is_behind(position, refused.at));
+                self.audit.settle(position);
                 self.applier.handle_committed(now, position);
             }
             Err(error) => self.sink_failed(&error),
@@ -393,19 +412,22 @@ impl Driver {
 
     /// Everything before the refused event is confirmed; what happens to the event itself is the route's policy.
     fn poisoned(&mut self, offset: u64, error: &SinkError) -> Duration {
-        let SinkError::Poison { kind, .. } = error else { return FAST_RETRY };
+        let SinkError::Poison { kind, reason, .. } = error else { return FAST_RETRY };
         self.flow.status.poisoned(*kind);
         // What is with the sink belongs to the chain that is accepted: a new one waits until the one before it is written.
         let refused = self.applier.accepted().map(|accepted| Position { offset, ..accepted });
         self.confirmed = refused.map(|refused| Position { offset: offset.wrapping_sub(1), ..refused });
         match self.plan.route.route().on_poison {
             OnPoison::Halt => SLOW_RETRY,
-            OnPoison::Drop => {
-                if self.skipped.len() == SKIPPED_MAX {
-                    self.skipped.clear();
+            OnPoison::Park if self.plan.parking.is_none() => SLOW_RETRY,
+            policy @ (OnPoison::Park | OnPoison::Drop) => {
+                if self.refused.len() == SKIPPED_MAX {
+                    self.refused.clear();
                 }
-                self.skipped.extend(refused);
-                self.flow.status.dropped(*kind);
+                self.refused.extend(refused.map(|at| Refused { at, kind: *kind, reason: reason.clone() }));
+                if policy == OnPoison::Drop {
+                    self.flow.status.dropped(*kind);
+                }
                 Duration::ZERO
             }
         }
@@ -415,6 +437,7 @@ impl Driver {
         self.writer = None;
         self.opening = None;
         self.committing = None;
+        (self.parking, self.parked) = (None, None);
         self.writes = FuturesOrdered::new();
     }
 
@@ -442,7 +465,7 @@ impl Driver {
         // The share of everybody changes as flows come and go.
         self.applier.set_bytes_cap(self.share.bytes_max());
         self.share.set_used(self.applier.committed_bytes());
-        self.flow.status.show(&self.applier);
+        self.flow.status.show(&self.applier, self.audit.view());
     }
 }
 

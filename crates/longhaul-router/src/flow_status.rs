@@ -2,6 +2,7 @@
 //!
 //! Plain atomics and one small lock for the text of the last fault; no history.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,6 +15,10 @@ use longhaul_telemetry::{InflowMetrics, OutflowMetrics};
 use longhaul_topology::FlowKey;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditView;
+
+/// Gaps of a flow that are shown.
+const GAPS_SHOWN_MAX: usize = 16;
 /// A number that nobody has said yet.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -91,6 +96,31 @@ pub struct FlowView {
     pub resets: u64,
     /// What was wrong last, while it is.
     pub fault: Option<String>,
+    /// What has become of every event since this router opened the flow.
+    pub audit: AuditView,
+    /// Whether the audit accounts for every event.
+    pub audit_balanced: bool,
+    /// Where events were missing at the source: the last ones, oldest first (out).
+    pub gaps: Vec<GapView>,
+}
+
+/// Events that are missing at the source, and what the flow did about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapView {
+    /// When it was found, seconds since the Unix epoch.
+    pub at: u64,
+    /// `purged`, `recreated` or `truncated`.
+    pub reason: String,
+    /// The first offset that is concerned.
+    pub from: u64,
+    /// The first offset behind it.
+    pub to: u64,
+    /// How many events are known to be missing.
+    pub events: u64,
+    /// The same in words.
+    pub text: String,
+    /// Whether the flow went on behind it; else it is halted before it.
+    pub passed: bool,
 }
 
 /// Shared by both ends: identity, phase and fault.
@@ -121,6 +151,8 @@ pub(crate) struct FlowStatus {
     /// When it was last seen to have delivered everything.
     level_at: Mutex<Instant>,
     resets: AtomicU64,
+    audit: Mutex<AuditView>,
+    gaps: Mutex<VecDeque<GapView>>,
 }
 
 /// The applying end.
@@ -134,6 +166,7 @@ pub(crate) struct InflowStatus {
     position: AtomicU64,
     durable: AtomicU64,
     newest_ms: AtomicU64,
+    audit: Mutex<AuditView>,
 }
 
 impl Common {
@@ -189,6 +222,9 @@ impl Common {
             credit_exhausted_seconds: 0.0,
             resets: 0,
             fault: self.fault(),
+            audit: AuditView::default(),
+            audit_balanced: true,
+            gaps: Vec::new(),
         }
     }
 }
@@ -246,7 +282,37 @@ impl FlowStatus {
             without_credit_ms: AtomicU64::new(0),
             level_at: Mutex::new(Instant::now()),
             resets: AtomicU64::new(0),
+            audit: Mutex::default(),
+            gaps: Mutex::default(),
         }
+    }
+
+    /// Events are missing at the source. A gap that is found again is the same gap; returns whether it is another one.
+    pub(crate) fn gap(&self, gap: GapView) -> bool {
+        let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |known: &&mut GapView| {
+            (&known.reason, known.from) == (&gap.reason, gap.from) && (known.text == gap.text || gap.events > 0)
+        };
+        let known = gaps.iter_mut().find(is_same);
+        let is_new = known.is_none();
+        if is_new {
+            self.metrics.gap(&gap.reason);
+        }
+        if gap.passed {
+            let counted = known.as_ref().filter(|known| known.passed).map_or(0, |known| known.events);
+            self.metrics.missing(&gap.reason, gap.events.saturating_sub(counted));
+        }
+        match known {
+            // Retention goes on while a flow is halted.
+            Some(known) => *known = GapView { at: known.at, ..gap },
+            None => {
+                if gaps.len() == GAPS_SHOWN_MAX {
+                    gaps.pop_front();
+                }
+                gaps.push_back(gap);
+            }
+        }
+        is_new
     }
 
     /// Events were looked at.
@@ -284,7 +350,8 @@ impl FlowStatus {
     }
 
     /// Takes over what the state machine says.
-    pub(crate) fn show(&self, owner: &Owner, now: Duration) {
+    pub(crate) fn show(&self, owner: &Owner, now: Duration, audit: AuditView) {
+        *self.audit.lock().unwrap_or_else(PoisonError::into_inner) = audit;
         let age_ms = |since: Option<Duration>| {
             let age = since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
             u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
@@ -325,6 +392,7 @@ impl FlowStatus {
             *level_at = Instant::now();
         }
         let common = self.common.view(End::Out);
+        let audit = *self.audit.lock().unwrap_or_else(PoisonError::into_inner);
         FlowView {
             fault: common.fault.clone().or(shard_error),
             detached: self.detached.load(Relaxed),
@@ -340,6 +408,9 @@ impl FlowStatus {
             unacknowledged_seconds: seconds(&self.unacked_ms),
             credit_exhausted_seconds: seconds(&self.exhausted_ms),
             resets: self.resets.load(Relaxed),
+            audit,
+            audit_balanced: audit.is_balanced(),
+            gaps: self.gaps.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect(),
             ..common
         }
     }
@@ -359,6 +430,7 @@ impl InflowStatus {
             position: AtomicU64::new(UNKNOWN),
             durable: AtomicU64::new(UNKNOWN),
             newest_ms: AtomicU64::new(0),
+            audit: Mutex::default(),
         }
     }
 
@@ -413,6 +485,11 @@ impl InflowStatus {
         self.metrics.poisoned(kind.as_str());
     }
 
+    /// An event was parked.
+    pub(crate) fn parked(&self, kind: Poison) {
+        self.metrics.parked(kind.as_str());
+    }
+
     /// An event is left out by policy.
     pub(crate) fn dropped(&self, kind: Poison) {
         self.dropped.fetch_add(1, Relaxed);
@@ -420,7 +497,8 @@ impl InflowStatus {
     }
 
     /// Takes over what the state machine says.
-    pub(crate) fn show<B>(&self, applier: &Applier<B>) {
+    pub(crate) fn show<B>(&self, applier: &Applier<B>, audit: AuditView) {
+        *self.audit.lock().unwrap_or_else(PoisonError::into_inner) = audit;
         self.set_phase(match applier.state() {
             _ if self.common.fault().is_some() => Phase::Faulted,
             ApplierState::Closed | ApplierState::Severed => Phase::Waiting,
@@ -435,7 +513,10 @@ impl InflowStatus {
     /// The flow as people see it.
     #[must_use]
     pub(crate) fn view(&self) -> FlowView {
+        let audit = *self.audit.lock().unwrap_or_else(PoisonError::into_inner);
         FlowView {
+            audit,
+            audit_balanced: audit.is_balanced(),
             read_events: self.received.load(Relaxed),
             delivered_events: self.delivered.load(Relaxed),
             refused_events: self.dropped.load(Relaxed),

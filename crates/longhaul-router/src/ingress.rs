@@ -4,6 +4,7 @@
 //! flow: find a link, open, seek, send, and again from the start whenever something breaks. Order of one turn: outputs of the state
 //! machine, then send if allowed, then wait for whatever comes first.
 
+mod gap;
 mod send;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use longhaul_broker::{ReadBatch, Reader, SourceError};
 use longhaul_event::{Position, Start};
-use longhaul_flow::{Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode};
+use longhaul_flow::{Heard, Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode};
 use longhaul_link::class_to_wire;
 use longhaul_route::{CompiledRoute, Refusal};
 use longhaul_topology::{Class, FlowKey};
@@ -22,6 +23,7 @@ use longhaul_wire::{BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen,
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::cursor::{Cursor, Opened, read_own};
 use crate::epochs::Epochs;
 use crate::flow_status::{FlowStatus, Phase};
@@ -99,6 +101,9 @@ struct Driver {
     topic: String,
     provenance: BytesMut,
     refusals: Refusals,
+    audit: Audit,
+    /// Where to go on behind a gap that was passed over.
+    behind_gap: Option<Start>,
     skipped_since: Option<Duration>,
     /// The next event does not fit into the credit that is left.
     blocked: bool,
@@ -139,6 +144,8 @@ impl OwnerFlow {
             topic: String::new(),
             provenance: BytesMut::new(),
             refusals: Refusals::default(),
+            audit: Audit::default(),
+            behind_gap: None,
             skipped_since: None,
             blocked: false,
             more: false,
@@ -306,7 +313,8 @@ impl Driver {
     }
 
     fn open_reader(&mut self) {
-        let start = self.resume.or(self.begun).map_or(self.flow.route.route().start.start(), Start::After);
+        let after = self.resume.or(self.begun).map_or(self.flow.route.route().start.start(), Start::After);
+        let start = self.behind_gap.take().unwrap_or(after);
         let shard = Arc::clone(self.shard());
         self.opening = Some(async move { Opened::Reader(shard.open(start).await) }.boxed());
     }
@@ -314,7 +322,7 @@ impl Driver {
     fn handle_opened(&mut self, opened: Opened) {
         self.opening = None;
         match opened {
-            Opened::Reader(Err(error)) => self.source_failed(&error),
+            Opened::Reader(Err(error)) => self.opening_failed(&error),
             Opened::Reader(Ok(reader)) if self.owner.state() == OwnerState::Streaming => self.read_on_with(reader),
             Opened::Reader(Ok(reader)) => {
                 let (incarnation, after) = (reader.incarnation(), reader.start());
@@ -351,6 +359,7 @@ impl Driver {
         if matches!(self.cursor, Cursor::Ring) {
             self.flow.status.set_detached(false);
         }
+        self.audit.begin(incarnation, after);
         let now = self.flow.now();
         let _voided_by_a_later_seek = self.owner.handle_seeked(now, incarnation, after, fresh);
     }
@@ -368,6 +377,8 @@ impl Driver {
     fn source_failed(&mut self, error: &SourceError) {
         let now = self.flow.now();
         let retry = match error {
+            // Found while it streams: what the destination has by then says where the gap begins.
+            SourceError::Gap(_) if self.owner.state() == OwnerState::Streaming => Duration::ZERO,
             SourceError::Transient(_) => FAST_RETRY,
             SourceError::Gap(_) | SourceError::Config(_) => SLOW_RETRY,
         };
@@ -483,12 +494,19 @@ impl Driver {
         let now = self.flow.now();
         match event {
             Some(PortEvent::Accept { path_epoch, resume, credit }) => {
-                let _stale_is_fine = self.owner.handle_accept(now, path_epoch, resume, credit);
+                if let (Heard::Taken, Some(resume)) =
+                    (self.owner.handle_accept(now, path_epoch, resume, credit), resume)
+                {
+                    self.audit.settle(resume);
+                }
                 self.flow.status.clear_fault();
             }
             Some(PortEvent::Ack { path_epoch, durable, credit }) => {
                 self.blocked = false;
                 let _stale_is_fine = self.owner.handle_ack(now, path_epoch, durable, credit);
+                if let Some(acked) = self.owner.acked() {
+                    self.audit.settle(acked);
+                }
             }
             Some(PortEvent::Reset { path_epoch, code, text, retry }) => {
                 self.handle_reset(path_epoch, code, &text, retry);
@@ -528,7 +546,7 @@ impl Driver {
 
     fn show(&self) {
         let now = self.flow.now();
-        self.flow.status.show(&self.owner, now);
+        self.flow.status.show(&self.owner, now, self.audit.view());
     }
 }
 

@@ -5,6 +5,7 @@
 //! the pure crates; this crate waits, moves and shows.
 
 mod appliers;
+mod audit;
 mod back_off;
 mod budget;
 mod cursor;
@@ -16,6 +17,7 @@ mod ingress;
 mod links;
 mod live;
 mod mailbox;
+mod parked;
 mod refusals;
 mod reload;
 mod ring;
@@ -30,9 +32,11 @@ mod transit;
 mod view;
 mod waiting;
 
+pub use audit::AuditView;
 pub use documents::{DocumentError, Documents};
-pub use flow_status::{End, FlowView, Phase};
+pub use flow_status::{End, FlowView, GapView, Phase};
 pub use links::LinkView;
+pub use parked::{ParkedError, ParkedEvent, ParkedView};
 pub use reload::ReloadError;
 pub use router::{Router, StartError};
 pub use sessions::{RefusalView, SessionView};

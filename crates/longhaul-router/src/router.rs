@@ -24,6 +24,7 @@ use crate::documents::Documents;
 use crate::flow_status::wall_ms;
 use crate::links::{Links, Peer};
 use crate::live::{Live, World};
+use crate::parked::ParkedEvents;
 use crate::sessions::Sessions;
 use crate::sources::Sources;
 use crate::supervise::Supervisor;
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) appliers: Arc<Appliers>,
     pub(crate) sources: Arc<Sources>,
+    pub(crate) parked: Arc<ParkedEvents>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) supervisor: Supervisor,
     pub(crate) identity: Arc<Identity>,
@@ -138,6 +140,7 @@ impl Router {
             origin,
             running: Mutex::default(),
         });
+        let parked = ParkedEvents::new(Arc::clone(&live), Arc::clone(&brokers), Arc::clone(&metrics));
         let shared = Arc::new(Shared {
             reloading: Mutex::new(false),
             live,
@@ -154,6 +157,7 @@ impl Router {
             started: origin,
             reached: Mutex::default(),
             collected_ms: AtomicU64::new(0),
+            parked,
             documents: ArcSwap::from_pointee(documents),
         });
         // Start is a reload from nothing.
@@ -223,6 +227,8 @@ impl Shared {
         let (shared, token) = (Arc::clone(self), stop.clone());
         self.supervisor
             .spawn("document watch", stop.clone(), move || Arc::clone(&shared).watch_documents(token.clone()));
+        let (parked, token) = (Arc::clone(&self.parked), stop.clone());
+        self.supervisor.spawn("parked count", stop.clone(), move || Arc::clone(&parked).count_for_ever(token.clone()));
         let (shared, token) = (Arc::clone(self), stop.clone());
         self.supervisor.spawn("metrics collection", stop, move || Arc::clone(&shared).collect_for_ever(token.clone()));
     }
@@ -265,11 +271,8 @@ fn peers(mesh: &Mesh, region: &str) -> Vec<Peer> {
     linked
         .filter_map(|(name, link)| {
             let routers = mesh.region(&name)?.routers.clone();
-            let hint = WindowHint {
-                bandwidth_bits: link.bandwidth_bits,
-                rtt_ms: link.rtt_ms,
-                congestion: link.congestion,
-            };
+            let hint =
+                WindowHint { bandwidth_bits: link.bandwidth_bits, rtt_ms: link.rtt_ms, congestion: link.congestion };
             Some(Peer { region: name, routers, hint })
         })
         .collect()

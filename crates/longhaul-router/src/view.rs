@@ -10,8 +10,10 @@ use longhaul_telemetry::FlowGauges;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::AuditView;
 use crate::flow_status::{End, FlowView, Phase};
 use crate::links::LinkView;
+use crate::parked::{ParkedError, ParkedEvent, ParkedView};
 use crate::router::{Router, Shared};
 use crate::sessions::{RefusalView, SessionView};
 use crate::sources::RouteView;
@@ -122,6 +124,38 @@ impl Router {
         self.shared.broker_views()
     }
 
+    /// The events that are parked in brokers of this region, oldest first.
+    ///
+    /// # Errors
+    /// When a broker does not tell.
+    pub async fn parked(&self) -> Result<Vec<ParkedView>, ParkedError> {
+        self.shared.parked.list().await
+    }
+
+    /// One of them, whole.
+    ///
+    /// # Errors
+    /// When it is not there, or its broker does not tell.
+    pub async fn parked_event(&self, id: &str) -> Result<ParkedEvent, ParkedError> {
+        self.shared.parked.show(id).await
+    }
+
+    /// Writes one of them to its destination, then removes it.
+    ///
+    /// # Errors
+    /// When it is not there, or is refused again; then it stays parked.
+    pub async fn redrive(&self, id: &str) -> Result<ParkedView, ParkedError> {
+        self.shared.parked.redrive(id).await
+    }
+
+    /// Removes one of them for good.
+    ///
+    /// # Errors
+    /// When it is not there, or its broker does not answer.
+    pub async fn discard(&self, id: &str) -> Result<ParkedView, ParkedError> {
+        self.shared.parked.discard(id).await
+    }
+
     /// Whether the router is ready: documents in force, listener bound, every broker of this region reached at least once.
     ///
     /// # Errors
@@ -200,10 +234,13 @@ impl Shared {
             self.metrics.broker_up(&broker.name, &broker.kind, broker.state == "up");
         }
         let mut sums: BTreeMap<(String, String, String), FlowGauges> = BTreeMap::new();
-        for flow in self.flows().into_iter().filter(|flow| flow.end == End::Out) {
+        let flows = self.flows();
+        self.collect_audit(&flows);
+        for flow in flows.into_iter().filter(|flow| flow.end == End::Out) {
             let sum = sums.entry((flow.route, flow.from, flow.to)).or_default();
             sum.flows += 1;
             sum.streaming += u64::from(flow.phase == Phase::Streaming);
+            sum.unbalanced += u64::from(!flow.audit_balanced);
             sum.lag_events += flow.lag_events.unwrap_or(0);
             sum.oldest_unacked_seconds = sum.oldest_unacked_seconds.max(flow.unacknowledged_seconds);
             sum.lag_seconds = sum.lag_seconds.max(flow.lag_seconds);
@@ -211,6 +248,35 @@ impl Shared {
         }
         for ((route, from, to), gauges) in sums {
             self.metrics.outflow(&route, &from, &to).gauges(gauges);
+        }
+    }
+}
+
+impl Shared {
+    /// The books of every route and way, over all its shards. A router has one end of a flow only, so each way has one set of books.
+    fn collect_audit(&self, flows: &[FlowView]) {
+        let mut sums: BTreeMap<(&str, &str, &str), AuditView> = BTreeMap::new();
+        for flow in flows {
+            let sum = sums.entry((&flow.route, &flow.from, &flow.to)).or_default();
+            sum.read += flow.audit.read;
+            sum.delivered += flow.audit.delivered;
+            sum.filtered += flow.audit.filtered;
+            sum.parked += flow.audit.parked;
+            sum.dropped += flow.audit.dropped;
+            sum.gaps += flow.audit.gaps;
+            sum.under_way += flow.audit.under_way;
+        }
+        for ((route, from, to), sum) in sums {
+            let terms = [
+                ("read", sum.read),
+                ("delivered", sum.delivered),
+                ("filtered", sum.filtered),
+                ("parked", sum.parked),
+                ("dropped", sum.dropped),
+                ("gaps", sum.gaps),
+                ("under_way", sum.under_way),
+            ];
+            self.metrics.audit(route, from, to, &terms);
         }
     }
 }

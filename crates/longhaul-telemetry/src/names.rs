@@ -29,6 +29,7 @@ pub struct Metric {
 }
 
 const FLOW: &[&str] = &["route", "from", "to"];
+const FLOW_TERM: &[&str] = &["route", "from", "to", "term"];
 const FLOW_REASON: &[&str] = &["route", "from", "to", "reason"];
 /// Gauges go away with the link, so an address is bounded by what is dialled now. Counters stay, so they know only the region.
 const LINK: &[&str] = &["region", "address"];
@@ -56,8 +57,14 @@ metrics! {
     DELIVERED_BYTES = "longhaul_delivered_bytes_total", Counter, FLOW, "Bytes of events that the destination broker confirmed.";
     REFUSED_EVENTS = "longhaul_refused_events_total", Counter, FLOW_REASON, "Events that the route does not take, or that were left out by policy, by reason.";
     POISON_EVENTS = "longhaul_poison_events_total", Counter, FLOW_REASON, "Times that the destination refused an event for good, by reason; a halted flow counts at every try.";
+    PARKED_EVENTS = "longhaul_flow_parked_events_total", Counter, FLOW_REASON, "Events that were set aside beside their destination, which refuses them for good, by reason.";
+    PARKED = "longhaul_parked_events", Gauge, FLOW, "Events that are set aside in the destination broker now; counted every 10 s.";
+    GAPS = "longhaul_gaps_total", Counter, FLOW_REASON, "Times that events which a flow had not read were found missing at the source, by reason.";
+    GAP_EVENTS = "longhaul_gap_events_total", Counter, FLOW_REASON, "Events that are missing at the source and that a flow has passed over, as its route says, by reason.";
+    AUDIT = "longhaul_flow_audit_events", Gauge, FLOW_TERM, "What has become of the events that this router has read or received, summed over shards: `read` is the sum of the other terms.";
     RESETS = "longhaul_flow_resets_total", Counter, FLOW_REASON, "Times that the destination had a flow opened again, by reason.";
     FLOWS = "longhaul_flows", Gauge, FLOW, "Flows of the route that this router owns: one per shard.";
+    FLOWS_UNBALANCED = "longhaul_flows_unbalanced", Gauge, FLOW, "Flows of the route whose audit does not account for every event; always 0.";
     FLOWS_STREAMING = "longhaul_flows_streaming", Gauge, FLOW, "Flows of the route that are open from end to end.";
     LAG_EVENTS = "longhaul_flow_lag_events", Gauge, FLOW, "Offsets between what is durable at the destination and the newest of the source, summed over shards.";
     LAG_SECONDS = "longhaul_flow_lag_seconds", Gauge, FLOW, "Seconds since everything of the source was durable at the destination, the worst of the shards.";
@@ -97,9 +104,10 @@ mod tests {
 
     /// Endings of gauges that measure something; those that count things or say yes or no stand below.
     const UNITS: [&str; 3] = ["_seconds", "_bytes", "_events"];
-    const UNITLESS: [&str; 7] = [
+    const UNITLESS: [&str; 8] = [
         "longhaul_flows",
         "longhaul_flows_streaming",
+        "longhaul_flows_unbalanced",
         "longhaul_link_up",
         "longhaul_broker_up",
         "longhaul_config_generation",
@@ -134,7 +142,7 @@ mod tests {
 
     #[test]
     fn labels_are_bounded_by_the_documents() {
-        let known = ["route", "from", "to", "region", "address", "broker", "kind", "reason", "version"];
+        let known = ["route", "from", "to", "term", "region", "address", "broker", "kind", "reason", "version"];
         for label in ALL.iter().flat_map(|metric| metric.labels) {
             assert!(known.contains(label), "{label}");
         }

@@ -29,7 +29,12 @@ pub struct Metrics {
     refused: IntCounterVec,
     poison: IntCounterVec,
     resets: IntCounterVec,
-    flow_gauges: [GaugeVec; 6],
+    flow_gauges: [GaugeVec; 7],
+    parked: IntCounterVec,
+    parked_now: GaugeVec,
+    gaps: IntCounterVec,
+    gap_events: IntCounterVec,
+    audit: GaugeVec,
     end_to_end: HistogramVec,
     without_credit: CounterVec,
     link_gauges: [GaugeVec; 4],
@@ -91,6 +96,8 @@ pub struct FlowGauges {
     pub flows: u64,
     /// How many of them stream.
     pub streaming: u64,
+    /// How many of them have books that do not balance.
+    pub unbalanced: u64,
     /// Summed.
     pub lag_events: u64,
     /// The worst.
@@ -139,7 +146,13 @@ impl Metrics {
                 gauges(r, names::LAG_SECONDS),
                 gauges(r, names::OLDEST_UNACKED),
                 gauges(r, names::CREDIT_EXHAUSTED),
+                gauges(r, names::FLOWS_UNBALANCED),
             ],
+            parked: counters(r, names::PARKED_EVENTS),
+            parked_now: gauges(r, names::PARKED),
+            gaps: counters(r, names::GAPS),
+            gap_events: counters(r, names::GAP_EVENTS),
+            audit: gauges(r, names::AUDIT),
             end_to_end: histograms(r, names::END_TO_END),
             without_credit: seconds_counters(r, names::CREDIT_EXHAUSTED_TOTAL),
             link_gauges: [
@@ -257,6 +270,18 @@ impl Metrics {
         self.panics.inc();
     }
 
+    /// So many events of a route are set aside at that destination now.
+    pub fn parked(&self, route: &str, from: &str, to: &str, events: u64) {
+        self.parked_now.with_label_values(&[route, from, to]).set(events as f64);
+    }
+
+    /// What has become of the events of a route, by term.
+    pub fn audit(&self, route: &str, from: &str, to: &str, terms: &[(&str, u64)]) {
+        for (term, events) in terms {
+            self.audit.with_label_values(&[route, from, to, term]).set(*events as f64);
+        }
+    }
+
     /// The Prometheus text format.
     #[must_use]
     pub fn render(&self) -> String {
@@ -284,6 +309,16 @@ impl OutflowMetrics {
         refuse(&self.metrics.refused, &self.labels, reason, events);
     }
 
+    /// Events are missing at the source.
+    pub fn gap(&self, reason: &str) {
+        refuse(&self.metrics.gaps, &self.labels, reason, 1);
+    }
+
+    /// So many missing events were passed over.
+    pub fn missing(&self, reason: &str, events: u64) {
+        refuse(&self.metrics.gap_events, &self.labels, reason, events);
+    }
+
     /// The destination had the flow opened again.
     pub fn reset(&self, reason: &str) {
         refuse(&self.metrics.resets, &self.labels, reason, 1);
@@ -303,6 +338,7 @@ impl OutflowMetrics {
             gauges.lag_seconds,
             gauges.oldest_unacked_seconds,
             gauges.credit_exhausted_seconds,
+            gauges.unbalanced as f64,
         ];
         set(&self.metrics.flow_gauges, &self.labels, &values);
     }
@@ -317,9 +353,15 @@ impl OutflowMetrics {
     pub fn remove(&self) {
         let metrics = &self.metrics;
         self.remove_gauges();
-        metrics.read.iter().chain(&metrics.sent).chain([&metrics.refused, &metrics.resets]).for_each(|vec| {
-            forget(vec, &self.labels);
-        });
+        metrics
+            .read
+            .iter()
+            .chain(&metrics.sent)
+            .chain([&metrics.refused, &metrics.resets, &metrics.gaps, &metrics.gap_events])
+            .for_each(|vec| {
+                forget(vec, &self.labels);
+            });
+        forget(&metrics.audit, &self.labels);
         forget(&metrics.without_credit, &self.labels);
     }
 }
@@ -340,6 +382,11 @@ impl InflowMetrics {
         refuse(&self.metrics.poison, &self.labels, reason, 1);
     }
 
+    /// An event was parked.
+    pub fn parked(&self, reason: &str) {
+        refuse(&self.metrics.parked, &self.labels, reason, 1);
+    }
+
     /// An event is left out by policy.
     pub fn dropped(&self, reason: &str) {
         refuse(&self.metrics.refused, &self.labels, reason, 1);
@@ -348,9 +395,15 @@ impl InflowMetrics {
     /// Takes everything that this end of the flows has shown, as [`OutflowMetrics::remove`] does for the other.
     pub fn remove(&self) {
         let metrics = &self.metrics;
-        metrics.received.iter().chain(&metrics.delivered).chain([&metrics.refused, &metrics.poison]).for_each(|vec| {
-            forget(vec, &self.labels);
-        });
+        metrics
+            .received
+            .iter()
+            .chain(&metrics.delivered)
+            .chain([&metrics.refused, &metrics.poison, &metrics.parked])
+            .for_each(|vec| {
+                forget(vec, &self.labels);
+            });
+        forget(&metrics.audit, &self.labels);
         forget(&metrics.end_to_end, &self.labels);
     }
 

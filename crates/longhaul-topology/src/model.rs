@@ -101,6 +101,8 @@ pub struct Route {
     pub start: RouteStart,
     /// What happens to an event that the destination refuses for good.
     pub on_poison: OnPoison,
+    /// What happens when events are missing at the source.
+    pub on_gap: OnGap,
     /// What the scheduler of a link prefers.
     pub class: Class,
 }
@@ -250,6 +252,8 @@ impl RouteStart {
 pub enum OnPoison {
     /// The flow stops before it and says so.
     Halt,
+    /// It is kept whole beside the destination, with its reason, and the flow goes on.
+    Park,
     /// It is counted and left out.
     Drop,
 }
@@ -266,6 +270,15 @@ pub enum Congestion {
     Bbr,
     /// By losses, the oldest and simplest.
     NewReno,
+}
+
+/// What happens when events that a flow has not read are missing at its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnGap {
+    /// The flow stops before the gap and says so.
+    Halt,
+    /// The gap is written down, and the flow goes on behind it.
+    Continue,
 }
 
 /// What the scheduler of a link prefers.

@@ -47,7 +47,9 @@ fn around(place: Place) -> Option<Place> {
         | Place::ToBroker(route, to)
         | Place::ToTopic(route, to)
         | Place::ToPartition(route, to) => Some(Place::To(route, to)),
-        Place::From(route) | Place::To(route, _) | Place::Guarantee(route) => Some(Place::Route(route)),
+        Place::From(route) | Place::To(route, _) | Place::Guarantee(route) | Place::OnPoison(route) => {
+            Some(Place::Route(route))
+        }
         Place::MirrorFrom(mirror) | Place::MirrorTo(mirror) => Some(Place::Mirror(mirror)),
         Place::Region(_) | Place::Link(_) | Place::Route(_) | Place::Mirror(_) => None,
     }

@@ -2,15 +2,15 @@
 
 use longhaul_topic::Filter;
 use longhaul_topology::{
-    BrokerKind, Class, From, Guarantee, Mesh, OnPoison, Partition, Place, Route, RouteStart, SinkKind, SourceKind,
-    Template, To, suggest_name,
+    BrokerKind, Class, From, Guarantee, Mesh, OnGap, OnPoison, Partition, Place, Route, RouteStart, SinkKind,
+    SourceKind, Template, To, suggest_name,
 };
 
 use crate::compile::mesh::{Compiled, topic_or_identity};
 use crate::compile::predicate::predicate;
 use crate::compile::{Context, units};
 use crate::field::{Field, List, Maybe, items};
-use crate::raw::mesh::{RawClass, RawFrom, RawGuarantee, RawOnPoison, RawPartition, RawRoute, RawTo};
+use crate::raw::mesh::{RawClass, RawFrom, RawGuarantee, RawOnGap, RawOnPoison, RawPartition, RawRoute, RawTo};
 use crate::report::{Report, Span};
 
 /// `None` when something in it was wrong, which is reported.
@@ -24,6 +24,9 @@ pub(crate) fn route(raw: &RawRoute, span: Span, compiled: &mut Compiled, cx: Con
     let to = destinations(&raw.to, at, compiled, cx);
     if let Some(guarantee) = &raw.guarantee {
         compiled.places.put(Place::Guarantee(at), guarantee.span);
+    }
+    if let Some(on_poison) = &raw.on_poison {
+        compiled.places.put(Place::OnPoison(at), on_poison.span);
     }
     let start = match raw.start.as_ref() {
         Some(field) => start(field, cx),
@@ -45,7 +48,12 @@ pub(crate) fn route(raw: &RawRoute, span: Span, compiled: &mut Compiled, cx: Con
         start: start?,
         on_poison: match word(raw.on_poison.as_ref(), RawOnPoison::Halt)? {
             RawOnPoison::Halt => OnPoison::Halt,
+            RawOnPoison::Park => OnPoison::Park,
             RawOnPoison::Drop => OnPoison::Drop,
+        },
+        on_gap: match word(raw.on_gap.as_ref(), RawOnGap::Halt)? {
+            RawOnGap::Halt => OnGap::Halt,
+            RawOnGap::Continue => OnGap::Continue,
         },
         class: match word(raw.class.as_ref(), RawClass::Normal)? {
             RawClass::Realtime => Class::Realtime,

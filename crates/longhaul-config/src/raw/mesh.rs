@@ -103,6 +103,8 @@ pub(crate) struct RawRoute {
     pub(crate) start: Maybe<String>,
     /// What happens to an event that the destination refuses for good; `halt` when it is left out.
     pub(crate) on_poison: Maybe<RawOnPoison>,
+    /// What happens when events that were not read are missing at the source; `halt` when it is left out.
+    pub(crate) on_gap: Maybe<RawOnGap>,
     /// What a link prefers; `normal` when it is left out.
     pub(crate) class: Maybe<RawClass>,
 }
@@ -213,6 +215,8 @@ pub(crate) enum RawGuarantee {
 pub(crate) enum RawOnPoison {
     /// The flow stops before it and says so; the data stays in its source.
     Halt,
+    /// It is kept whole beside the destination, with its reason, until it is redriven or discarded; the flow goes on.
+    Park,
     /// It is counted and left out.
     Drop,
 }
@@ -229,6 +233,16 @@ pub(crate) enum RawCongestion {
     Bbr,
     /// By losses, the oldest and simplest.
     NewReno,
+}
+
+/// What happens when events that were not read are missing at the source: retention overran the flow, or the topic was cut or made again.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename = "gap policy", rename_all = "kebab-case")]
+pub(crate) enum RawOnGap {
+    /// The flow stops before the gap and says so.
+    Halt,
+    /// The gap is written down, and the flow goes on behind it.
+    Continue,
 }
 
 /// What a link prefers.

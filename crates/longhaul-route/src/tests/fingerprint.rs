@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use longhaul_topology::{Partition, Predicate};
+use longhaul_topology::{OnGap, Partition, Predicate};
 
 use super::*;
 use crate::RouteTable;
@@ -64,6 +64,8 @@ fn every_part_of_a_declaration_counts() {
         with(|route| route.start = RouteStart::Time(5)),
         with(|route| route.start = RouteStart::Time(6)),
         with(|route| route.on_poison = OnPoison::Drop),
+        with(|route| route.on_poison = OnPoison::Park),
+        with(|route| route.on_gap = OnGap::Continue),
         with(|route| route.class = Class::Realtime),
     ];
     let count = routes.len();

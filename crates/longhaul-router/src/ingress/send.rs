@@ -10,6 +10,7 @@ use longhaul_topology::OnPoison;
 use longhaul_wire::{BATCH_EVENTS_MAX, WireError};
 
 use super::{BATCH_BYTES_MAX, COMPRESSION, Driver, PROGRESS_AFTER};
+use crate::audit::Fate;
 use crate::cursor::Cursor;
 use crate::refusals::Refusals;
 use crate::ring::RingBatch;
@@ -27,6 +28,10 @@ impl Driver {
         let drops = flow.route.route().on_poison == OnPoison::Drop;
         let (mut looked_at, mut size, mut end) = (0, 0, batch.end);
         for ((event, admission), verdict) in events.iter().zip(admissions).zip(&self.verdicts) {
+            if self.audit.is_full() {
+                end = event.offset;
+                break;
+            }
             if let Err(refusal) = verdict {
                 if refusal.is_poison() && !drops {
                     if self.encoder.is_empty() {
@@ -36,6 +41,7 @@ impl Driver {
                     break;
                 }
                 self.refusals.add(*refusal);
+                self.audit.add(event.offset, if refusal.is_poison() { Fate::Dropped } else { Fate::Filtered });
             } else {
                 self.topic.clear();
                 flow.route.render(flow.to, event, &mut self.topic);
@@ -55,27 +61,32 @@ impl Driver {
                 if let Err(error) = self.encoder.push(event, &self.topic, &self.provenance) {
                     if drops && !matches!(error, WireError::BatchFull) {
                         self.refusals.add(Refusal::TooLarge);
+                        self.audit.add(event.offset, Fate::Dropped);
                     } else if self.encoder.is_empty() {
                         return self.cannot_carry(batch, event.offset, &error.to_string());
                     } else {
                         end = event.offset;
                         break;
                     }
+                } else {
+                    self.audit.add(event.offset, Fate::Delivered);
                 }
             }
             looked_at += 1;
             size += event.size();
         }
         flow.status.read(looked_at, size as u64);
+        self.audit.read(&events[..usize::try_from(looked_at).unwrap_or(events.len())]);
         self.refusals.flush(&flow.status);
         if end < batch.end && matches!(self.cursor, Cursor::Own(_)) {
             self.rest = Some(Arc::clone(batch));
         }
         // Nothing fits into what is left: only an acknowledgement brings more.
-        let starved = end < batch.end && self.encoder.is_empty();
+        let full = self.audit.is_full();
+        let starved = end < batch.end && self.encoder.is_empty() && !full;
         let moved = self.next != end;
         self.next = end;
-        if !self.encoder.is_empty() {
+        if !self.encoder.is_empty() || full {
             self.send_span();
         } else if moved {
             self.skipped_since.get_or_insert(self.flow.now());
@@ -92,6 +103,7 @@ impl Driver {
     /// An event that cannot be sent stays in its source; the flow stops before it and says so, once all that went before is delivered.
     fn cannot_carry(&mut self, batch: &Arc<RingBatch>, offset: u64, reason: &str) {
         (self.rest, self.refusals) = (None, Refusals::default());
+        self.audit.take_back(self.next);
         if self.owner.in_flight() != (0, 0) {
             self.rest = matches!(self.cursor, Cursor::Own(_)).then(|| Arc::clone(batch));
             // Looked at again with the next acknowledgement.
@@ -109,6 +121,7 @@ impl Driver {
         let batch = self.encoder.finish(self.chain(false, self.incarnation, span.prev, span.last), COMPRESSION);
         self.skipped_since = None;
         if self.owner.handle_sent(self.flow.now(), span) {
+            self.audit.end_span(span.last);
             self.flow.status.sent(events, bytes);
             self.submit(batch);
         }

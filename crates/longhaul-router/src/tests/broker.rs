@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use longhaul_broker::{
-    Connector, Gap, Health, Opened, Poison, ReadBatch, Reader, Shard, Sink, SinkError, SinkSpec, Source, SourceError,
-    SourceSpec, Writer,
+    Connector, Gap, Health, Opened, ParkName, Parking, Poison, ReadBatch, Reader, Shard, Sink, SinkError, SinkSpec,
+    Source, SourceError, SourceSpec, Writer,
 };
 use longhaul_event::{Event, EventId, Headers, Identity, Position, Start};
 use longhaul_topic::Topic;
@@ -38,6 +38,8 @@ pub(super) struct Faults {
     pub poison: HashSet<String>,
     /// How long a write takes.
     pub write_takes: Duration,
+    /// Pieces that are not taken aside, so many.
+    pub park_fails: u64,
 }
 
 /// A broker.
@@ -59,6 +61,7 @@ struct State {
     violations: Vec<String>,
     witnesses: Vec<Arc<Broker>>,
     opens: u64,
+    parked: BTreeMap<(String, u32), Bytes>,
 }
 
 #[derive(Default)]
@@ -68,6 +71,8 @@ struct Log {
     bytes: usize,
     /// Of a queue: how many are acknowledged, and the reader that counts.
     released: usize,
+    /// Of a log: what retention has left begins here.
+    purged: usize,
     life: u64,
     read: usize,
 }
@@ -144,6 +149,30 @@ impl Broker {
         self.lock().opens
     }
 
+    /// Retention removes everything before that event.
+    pub(super) fn purge(&self, shard: &str, before: usize) {
+        self.lock().logs.get_mut(shard).expect("a shard of the test").purged = before;
+    }
+
+    /// Deletes a shard and makes it again, empty.
+    pub(super) fn recreate(&self, shard: &str) {
+        let mut state = self.lock();
+        let log = state.logs.get_mut(shard).expect("a shard of the test");
+        *log = Log { incarnation: log.incarnation + 1, bytes: log.bytes, ..Log::default() };
+        drop(state);
+        self.grown.send_modify(|version| *version += 1);
+    }
+
+    /// Cuts the end of a log off.
+    pub(super) fn truncate(&self, shard: &str, end: usize) {
+        self.lock().logs.get_mut(shard).expect("a shard of the test").events.truncate(end);
+    }
+
+    /// How many things are set aside here.
+    pub(super) fn parked(&self) -> usize {
+        self.lock().parked.keys().filter(|(_, piece)| *piece == 0).count()
+    }
+
     /// What should never have happened.
     pub(super) fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
@@ -175,6 +204,39 @@ impl Connector for BrokerHandle {
     fn sink(&self, _spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError> {
         Ok(Arc::new(BrokerHandle(Arc::clone(&self.0))))
     }
+
+    fn parking(&self) -> Option<Arc<dyn Parking>> {
+        Some(Arc::new(BrokerHandle(Arc::clone(&self.0))))
+    }
+}
+
+impl Parking for BrokerHandle {
+    fn put(&self, name: ParkName, piece: u32, value: Bytes) -> BoxFuture<'_, Result<(), SinkError>> {
+        let mut state = self.0.lock();
+        let fails = state.faults.park_fails > 0;
+        state.faults.park_fails = state.faults.park_fails.saturating_sub(1);
+        if fails {
+            return ready(Err(SinkError::Transient("parking fails, as the test wants it".into()))).boxed();
+        }
+        state.parked.insert((name, piece), value);
+        ready(Ok(())).boxed()
+    }
+
+    fn heads(&self, max: usize) -> BoxFuture<'_, Result<Vec<(ParkName, Bytes)>, SinkError>> {
+        let state = self.0.lock();
+        let heads = state.parked.iter().filter(|((_, piece), _)| *piece == 0).take(max);
+        ready(Ok(heads.map(|((name, _), value)| (name.clone(), value.clone())).collect())).boxed()
+    }
+
+    fn get(&self, name: ParkName, piece: u32) -> BoxFuture<'_, Result<Option<Bytes>, SinkError>> {
+        ready(Ok(self.0.lock().parked.get(&(name, piece)).cloned())).boxed()
+    }
+
+    fn remove(&self, name: ParkName, pieces: u32) -> BoxFuture<'_, Result<(), SinkError>> {
+        let mut state = self.0.lock();
+        (0..pieces).for_each(|piece| drop(state.parked.remove(&(name.clone(), piece))));
+        ready(Ok(())).boxed()
+    }
 }
 
 /// The broker as a connector, source and sink.
@@ -198,12 +260,24 @@ impl Source for BrokerHandle {
             let next = match start {
                 _ if !self.0.replayable => base,
                 Start::Latest => log.events.len(),
-                Start::Earliest | Start::Time(_) => 0,
+                Start::Earliest | Start::Time(_) => log.purged,
                 Start::After(position) if position.incarnation != log.incarnation => {
                     let (cursor, found) = (position.incarnation, log.incarnation);
                     return Err(SourceError::Gap(Gap::Recreated { cursor, found }));
                 }
-                Start::After(position) => usize::try_from(position.offset.wrapping_add(1)).expect("a small offset"),
+                Start::After(position) => {
+                    let next = usize::try_from(position.offset.wrapping_add(1)).expect("a small offset");
+                    let number = |at: usize| at as u64;
+                    if next < log.purged {
+                        let (from, to) = (number(next), number(log.purged));
+                        return Err(SourceError::Gap(Gap::Purged { from, to }));
+                    }
+                    if next > log.events.len() {
+                        let (cursor, end) = (position.offset, number(log.events.len()));
+                        return Err(SourceError::Gap(Gap::Truncated { cursor, end }));
+                    }
+                    next
+                }
             };
             let (incarnation, life) = (log.incarnation, log.life);
             let (broker, shard, grown) = (Arc::clone(&self.0), shard.name.clone(), self.0.grown.subscribe());
@@ -251,6 +325,13 @@ impl Reader for LogReader {
                     let log = &state.logs[&self.shard];
                     if log.life != self.life {
                         return Err(SourceError::Transient("another reader has the queue".into()));
+                    }
+                    if self.broker.replayable && (log.incarnation != self.incarnation || self.next > log.events.len()) {
+                        return Err(SourceError::Transient("the log is not the one that was opened".into()));
+                    }
+                    if self.broker.replayable && self.next < log.purged {
+                        let (from, to) = (self.next as u64, log.purged as u64);
+                        return Err(SourceError::Gap(Gap::Purged { from, to }));
                     }
                     let until = log.events.len().min(self.next + READ_EVENTS);
                     if until > self.next {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::broker::Broker;
-use super::mesh::{TestMesh, events, route, wait_for, without_repeats};
+use super::mesh::{TestMesh, balanced, events, route, wait_for, without_repeats};
 
 const COUNT: usize = 3_000;
 
@@ -20,6 +20,7 @@ async fn cut_links_lose_repeat_and_reorder_nothing() {
         wait_for("all of it", &mesh, || mesh.sinks[0].written("r", shard).len() >= COUNT).await;
         assert_eq!(mesh.sinks[0].written("r", shard), events(shard, COUNT));
     }
+    wait_for("balanced books", &mesh, || balanced(&mesh)).await;
     mesh.stop().await;
 }
 
@@ -34,6 +35,10 @@ async fn failing_sinks_and_readers_lose_nothing() {
         let there = || without_repeats(&mesh.sinks[0].written(name, shard));
         wait_for("all of it", &mesh, || there().len() >= 800).await;
         assert_eq!(there(), events(shard, 800));
+    }
+    wait_for("balanced books", &mesh, || balanced(&mesh)).await;
+    for flow in mesh.eu().flows().iter().chain(&mesh.us().flows()) {
+        assert_eq!((flow.audit.read, flow.audit.delivered), (800, 800), "{flow:#?}");
     }
     mesh.stop().await;
 }

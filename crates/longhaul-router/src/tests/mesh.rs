@@ -10,8 +10,8 @@ use longhaul_link::certs;
 use longhaul_telemetry::Metrics;
 use longhaul_topic::Filter;
 use longhaul_topology::{
-    Broker as Declared, BrokerKind, Class, From, Guarantee, Link, Mesh, OnPoison, Partition, Region, Route, RouteStart,
-    SinkKind, SourceKind, Template, To,
+    Broker as Declared, BrokerKind, Class, From, Guarantee, Link, Mesh, OnGap, OnPoison, Partition, Region, Route,
+    RouteStart, SinkKind, SourceKind, Template, To,
 };
 
 use super::broker::{Broker, BrokerHandle};
@@ -155,6 +155,7 @@ pub(super) fn route(name: &str, sinks: &[usize]) -> Route {
         guarantee: Guarantee::AtLeastOnce,
         start: RouteStart::Earliest,
         on_poison: OnPoison::Halt,
+        on_gap: OnGap::Halt,
         class: Class::Normal,
     }
 }
@@ -180,4 +181,17 @@ pub(super) fn events(shard: &str, count: usize) -> Vec<String> {
 pub(super) fn without_repeats(written: &[String]) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     written.iter().filter(|name| seen.insert(name.as_str())).cloned().collect()
+}
+
+/// Whether the books of all flows are at rest, balance, and say the same at both ends of every flow that was counted from one place on.
+pub(super) fn balanced(mesh: &TestMesh) -> bool {
+    let (out, into) = (mesh.eu().flows(), mesh.us().flows());
+    out.iter().chain(&into).for_each(|flow| assert!(flow.audit_balanced, "{flow:#?}"));
+    let at_rest = out.iter().chain(&into).all(|flow| flow.audit.under_way == 0);
+    let same = |out: &crate::FlowView| {
+        let Some(into) = into.iter().find(|into| into.id == out.id) else { return false };
+        let comparable = out.audit.since == into.audit.since && (out.audit.lives, into.audit.lives) == (1, 1);
+        !comparable || out.audit.delivered == into.audit.delivered + into.audit.parked + into.audit.dropped
+    };
+    at_rest && out.iter().all(same)
 }

@@ -6,6 +6,7 @@
 mod broker;
 mod crashes;
 mod delivery;
+mod gaps;
 mod mesh;
 mod poison;
 mod queues;

@@ -10,6 +10,7 @@ mod duplicates;
 mod guarantees;
 mod kinds;
 mod names;
+mod policies;
 mod reach;
 mod topics;
 
@@ -58,6 +59,8 @@ pub enum ProblemKind {
     Unreachable,
     /// A guarantee that cannot be kept.
     Guarantee,
+    /// A policy that a destination cannot follow.
+    Policy,
     /// Topics that the destination refuses, or that the source cannot have.
     TopicName,
     /// A template that fits no topic of the route, or has no effect.
@@ -122,6 +125,8 @@ pub enum Place {
     ToPartition(usize, usize),
     /// `guarantee` of a route.
     Guarantee(usize),
+    /// `on_poison` of a route.
+    OnPoison(usize),
     /// A foreign mirror as a whole.
     Mirror(usize),
     /// `from` of a foreign mirror.
@@ -138,6 +143,7 @@ pub fn check(mesh: &Mesh) -> Vec<Problem> {
     kinds::check(mesh, &mut problems);
     reach::check(mesh, &mut problems);
     guarantees::check(mesh, &mut problems);
+    policies::check(mesh, &mut problems);
     topics::check(mesh, &mut problems);
     let carriers = carriers::carriers(mesh);
     cycles::check(&carriers, &mut problems);

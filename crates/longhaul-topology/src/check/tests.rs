@@ -59,6 +59,7 @@ fn route(name: &str, from: From, to: Vec<To>) -> Route {
         guarantee: Guarantee::AtLeastOnce,
         start: RouteStart::Latest,
         on_poison: OnPoison::Halt,
+        on_gap: OnGap::Halt,
         class: Class::Normal,
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod certs;
 pub(crate) mod generate;
+pub(crate) mod parked;
 pub(crate) mod publish;
 pub(crate) mod run;
 pub(crate) mod show;

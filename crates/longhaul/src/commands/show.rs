@@ -24,11 +24,18 @@ enum Output {
 }
 
 impl Arguments {
-    async fn get<T: serde::de::DeserializeOwned>(&self, what: &str) -> Result<T, Failure> {
-        get_json(&format!("{}/v1/{what}", self.admin.trim_end_matches('/'))).await
+    /// Gets a view of the router.
+    pub(crate) async fn get<T: serde::de::DeserializeOwned>(&self, what: &str) -> Result<T, Failure> {
+        get_json(&self.url(what)).await
     }
 
-    fn print<T: Serialize>(&self, value: &T, table: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+    /// The URL of something that the router serves.
+    pub(crate) fn url(&self, what: &str) -> String {
+        format!("{}/v1/{what}", self.admin.trim_end_matches('/'))
+    }
+
+    /// Prints a value in the form that was asked for.
+    pub(crate) fn print<T: Serialize>(&self, value: &T, table: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         let text = match self.output {
             Output::Table => table(value),
             Output::Json => serde_json::to_string_pretty(value).map_err(Failure::wrong)?,
@@ -137,6 +144,18 @@ fn to(flow: &FlowView) -> String {
     over.map_or_else(|| flow.to.clone(), |hop| format!("{} over {hop}", flow.to))
 }
 
+/// Whether every event is accounted for, and what became of those that were not simply delivered.
+fn audit(flow: &FlowView) -> String {
+    let audit = &flow.audit;
+    let state = match i128::from(audit.read) - i128::from(audit.accounted()) {
+        0 => "ok".to_owned(),
+        off => format!("OFF BY {off}"),
+    };
+    let terms = [("parked", audit.parked), ("dropped", audit.dropped), ("missing", audit.gaps)];
+    let told = terms.iter().filter(|(_, events)| *events > 0).map(|(term, events)| format!("{events} {term}"));
+    std::iter::once(state).chain(told).collect::<Vec<_>>().join(", ")
+}
+
 /// The flows as a table; also the live view of `longhaul up`.
 pub(crate) fn flows_table(flows: &[FlowView]) -> String {
     let row = |flow: &FlowView| {
@@ -154,9 +173,10 @@ pub(crate) fn flows_table(flows: &[FlowView]) -> String {
             moved.to_string(),
             or_dash(flow.durable),
             or_dash(flow.lag_events),
+            audit(flow),
             flow.fault.clone().unwrap_or_default(),
         ]
     };
-    let headings = ["ROUTE", "END", "FROM", "TO", "STATE", "EVENTS", "DURABLE", "LAG", "FAULT"];
+    let headings = ["ROUTE", "END", "FROM", "TO", "STATE", "EVENTS", "DURABLE", "LAG", "AUDIT", "FAULT"];
     render(&headings, &flows.iter().map(row).collect::<Vec<_>>())
 }
