@@ -67,7 +67,9 @@ impl Coverage {
         }
     }
 
-    pub(crate) fn get(&self, kind: &'static str, name: &str) -> u64 {
+    /// How many times something was seen.
+    #[must_use]
+    pub fn get(&self, kind: &'static str, name: &str) -> u64 {
         self.counts.get(&(kind, name.to_owned())).copied().unwrap_or_default()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use longhaul_route::RouteTable;
 use longhaul_topic::Filter;
 use longhaul_topology::{
-    Broker, BrokerKind, Class, From, Guarantee, Mesh, OnPoison, Partition, Region, Route, RouteStart, SinkKind,
+    Broker, BrokerKind, Class, From, Guarantee, Mesh, OnGap, OnPoison, Partition, Region, Route, RouteStart, SinkKind,
     SourceKind, Template, To,
 };
 
@@ -208,13 +208,39 @@ impl Plan {
         plan
     }
 
+    /// Numbers of the brokers between which the first flow goes; regions have the same numbers.
+    #[must_use]
+    pub fn ends(&self) -> (usize, usize) {
+        (self.flows[0].from_broker, self.flows[0].to_broker)
+    }
+
+    /// Numbers of the routers of a region.
+    #[must_use]
+    pub fn routers_of(&self, region: usize) -> Vec<usize> {
+        (0..self.routers.len()).filter(|router| self.routers[*router] == region).collect()
+    }
+
+    /// Whether a broker is a queue.
+    #[must_use]
+    pub fn is_queue(&self, broker: usize) -> bool {
+        self.kinds[broker] == Kind::Queue
+    }
+
+    /// Whether a broker leaves out what has a message id that it has seen lately.
+    #[must_use]
+    pub fn deduplicates(&self, broker: usize) -> bool {
+        self.kinds[broker] == Kind::JetStreamMessageIds
+    }
+
     /// Whether events of that broker are read by anybody.
-    pub(crate) fn is_source(&self, broker: usize) -> bool {
+    #[must_use]
+    pub fn is_source(&self, broker: usize) -> bool {
         self.flows.iter().any(|flow| flow.from_broker == broker)
     }
 
     /// Whether everything that is written there can be read again where it comes from.
-    pub(crate) fn may_lose_its_tail(&self, broker: usize) -> bool {
+    #[must_use]
+    pub fn may_lose_its_tail(&self, broker: usize) -> bool {
         let mut into = self.flows.iter().filter(|flow| flow.to_broker == broker);
         !self.latest && self.kinds[broker] != Kind::Queue && into.all(|flow| self.shards[flow.shard].replayable)
     }
@@ -286,6 +312,7 @@ fn mesh(shape: Shape, kinds: &[Kind], drops_poison: bool, latest: bool) -> Mesh 
         start: if latest { RouteStart::Latest } else { RouteStart::Earliest },
         on_gap: longhaul_topology::OnGap::Halt,
         on_poison: if drops_poison { OnPoison::Drop } else { OnPoison::Halt },
+        on_gap: OnGap::Halt,
         class: Class::Normal,
     };
     let declared = |(nth, kind): (usize, &Kind)| Region {
