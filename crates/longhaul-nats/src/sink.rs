@@ -20,7 +20,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::api::ApiError;
-use crate::batch::{Batches, Fence};
+use crate::batch::{Batches, Fence, OpenBatches};
 use crate::catalog::Catalog;
 use crate::client::{Link, Session};
 use crate::cursor::{Cursor, FoundCursor};
@@ -44,11 +44,14 @@ pub(crate) struct Memory {
 
 /// The memories of all flows that this connector ever wrote, whatever sink opened them; flows are declared and few.
 #[derive(Debug, Default)]
-pub(crate) struct Memories(Mutex<HashMap<FlowId, Arc<tokio::sync::Mutex<Memory>>>>);
+pub(crate) struct Memories {
+    flows: Mutex<HashMap<FlowId, Arc<tokio::sync::Mutex<Memory>>>>,
+    open_batches: Arc<OpenBatches>,
+}
 
 impl Memories {
     fn of(&self, flow: FlowId) -> Arc<tokio::sync::Mutex<Memory>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(flow).or_default().clone()
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).entry(flow).or_default().clone()
     }
 }
 
@@ -98,10 +101,11 @@ impl NatsSink {
             standing: Standing::default(),
             once: self.once.is_some(),
         };
-        let create_streams = self.create_streams;
+        let (create_streams, open_batches) = (self.create_streams, self.memories.open_batches.clone());
         match (self.once, taken, catalog) {
             (Some(window_min), Some(taken), Some(catalog)) => {
-                let way = Way { session, catalog, taken, create_streams, window_min, memory, spent, number };
+                let way =
+                    Way { session, catalog, taken, create_streams, window_min, memory, spent, number, open_batches };
                 tokio::spawn(way.run(queue));
             }
             (_, _, catalog) => {
@@ -169,20 +173,36 @@ struct Way {
     memory: OwnedMutexGuard<Memory>,
     spent: Arc<AtomicBool>,
     number: Arc<AtomicU64>,
+    open_batches: Arc<OpenBatches>,
 }
 
 impl Way {
     async fn run(self, mut queue: mpsc::Receiver<Job>) {
         let Some(first) = queue.recv().await else { return };
-        let Self { session, mut catalog, taken, create_streams, window_min, memory, spent, number } = self;
+        let Self { session, mut catalog, taken, create_streams, window_min, memory, spent, number, open_batches } =
+            self;
         let place = first.events.first().and_then(|event| catalog.place(&event.topic));
         let in_batches = place.is_some_and(|at| taken.fences.contains_key(&catalog.streams()[at].name));
         let ended = spent.clone();
         let begun = if in_batches {
             publish::inbox(&session).await.map(|(inbox, acks)| {
-                let (fences, count) = (taken.fences, 0);
-                let batches =
-                    Batches { session, catalog, create_streams, fences, memory, spent, number, inbox, acks, count };
+                let batches = Batches {
+                    session,
+                    catalog,
+                    create_streams,
+                    fences: taken.fences,
+                    memory,
+                    spent,
+                    number,
+                    open_batches,
+                    inbox,
+                    acks,
+                    batches: 0,
+                    count: 0,
+                    asked: Instant::now(),
+                    open: None,
+                    committing: None,
+                };
                 batches.run(first, queue).boxed()
             })
         } else {

@@ -11,9 +11,11 @@ use longhaul_broker::{Connector, SinkSpec};
 use longhaul_event::{Event, Position, Start};
 use longhaul_test_brokers::nats::Nats;
 use longhaul_topology::Guarantee;
+use serde_json::json;
 use support::*;
 
 const EVENTS: u64 = 100_000;
+const PRICE_EVENTS: u64 = 40_000;
 const WRITE: u64 = 250;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,19 +54,27 @@ async fn events_per_second() {
 #[ignore = "a measurement, not a test"]
 async fn price_of_effectively_once() {
     let nats = Nats::start_with("").expect("a server");
-    stream(&nats, "S", &["a.>"]).await;
+    let js = stream(&nats, "S", &["a.>"]).await;
     atomic_stream(&nats, "T", &["t.>"]).await;
+    let memory =
+        json!({ "name": "M", "subjects": ["m.>", "$LONGHAUL.cursor.M.>"], "allow_atomic": true, "storage": "memory" });
+    create(&nats, "CREATE", memory).await;
     let connector = connector(access(&nats));
     up(&connector).await;
     for round in 0..4 {
         let plain = rate(&connector, sink_spec(), &format!("plain{round}"), "a.x").await;
         let ids = rate(&connector, once_spec(), &format!("ids{round}"), "a.y").await;
         let batches = rate(&connector, once_spec(), &format!("batches{round}"), "t.x").await;
+        let memory = rate(&connector, once_spec(), &format!("memory{round}"), "m.x").await;
+        for stream in ["S", "T", "M"] {
+            js.get_stream(stream).await.expect("a stream").purge().await.expect("purged");
+        }
         let price = |other: f64| 100.0 * (1.0 - other / plain);
         println!(
-            "at least once {plain:.0} events/s; effectively once by message ids {ids:.0} ({:+.0} %), in atomic batches {batches:.0} ({:+.0} %)",
+            "at least once {plain:.0} events/s; effectively once by message ids {ids:.0} ({:+.0} %), in atomic batches {batches:.0} ({:+.0} %), the same without a disk {memory:.0} ({:+.0} %)",
             -price(ids),
-            -price(batches)
+            -price(batches),
+            -price(memory)
         );
     }
 }
@@ -76,7 +86,7 @@ async fn rate(connector: &longhaul_nats::NatsConnector, spec: SinkSpec, route: &
     let once = spec.guarantee == Guarantee::EffectivelyOnce;
     let (mut writer, _) = writer(connector, spec, &flow(route)).await;
     let begin = Instant::now();
-    for from in (0..EVENTS).step_by(8 * WRITE as usize) {
+    for from in (0..PRICE_EVENTS).step_by(8 * WRITE as usize) {
         let at = |n: u64| Position { incarnation: 1, offset: n };
         let writes: Vec<_> = (from..from + 8 * WRITE)
             .step_by(WRITE as usize)
@@ -89,7 +99,7 @@ async fn rate(connector: &longhaul_nats::NatsConnector, spec: SinkSpec, route: &
         futures::future::try_join_all(writes).await.expect("written");
         writer.commit(at(from + 8 * WRITE - 1)).await.expect("committed");
     }
-    EVENTS as f64 / begin.elapsed().as_secs_f64()
+    PRICE_EVENTS as f64 / begin.elapsed().as_secs_f64()
 }
 
 /// The same by the bare client, with its own window and its own pull consumer: what there is to compare with.
