@@ -4,6 +4,9 @@
 //! that pipes librdkafka to librdkafka, in turns. Both promise the same: `acks=all`, idempotent. Required: 70 % of the pipe's rate, and
 //! at most 1.6 times its CPU time per event, of both routers together. `LONGHAUL_BENCH_EVENTS` says how many events (1,500,000; fewer
 //! leave the pipe no time to come to its steady state).
+//!
+//! With the argument `guarantees`: the same through two routers, at least once and effectively once in turns. Required: effectively
+//! once keeps 75 % of the rate. Every event is read back and counted: a transaction leaves markers, which offsets count too.
 #![expect(clippy::print_stdout, reason = "printing its figures is what a benchmark is for")]
 
 use std::time::{Duration, Instant};
@@ -19,6 +22,7 @@ const REPETITIONS: usize = 3;
 const EVENTS: u64 = 1_500_000;
 const REQUIRED_RATE: f64 = 0.7;
 const REQUIRED_CPU: f64 = 1.6;
+const REQUIRED_ONCE: f64 = 0.75;
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
@@ -42,21 +46,18 @@ fn main() {
     match arguments[..] {
         ["router", document] => router::run(document.as_ref()),
         ["pipe", from, to, topic] => pipe::run(from, to, topic),
+        ["guarantees"] => compare_guarantees(),
         _ => compare(),
     }
 }
 
 fn compare() {
-    let events =
-        std::env::var("LONGHAUL_BENCH_EVENTS").map_or(EVENTS, |text| text.parse().expect("a number of events"));
-    let start = || Kafka::start().expect("a Kafka");
-    let clusters = Clusters { from: start(), to: start(), events };
-    clusters.from.create_topic(SOURCE_TOPIC, PARTITIONS).expect("a topic");
-    pipe::fill(clusters.from.bootstrap(), events);
+    let clusters = Clusters::fill();
+    let events = clusters.events;
     let (mut piped, mut routed) = (Vec::new(), Vec::new());
     for nth in 0..REPETITIONS {
         piped.push(clusters.run_pipe(nth));
-        routed.push(clusters.run_routers(nth));
+        routed.push(clusters.run_routers("at-least-once", nth));
     }
     println!("Kafka to Kafka, {events} events of 1 KiB, {PARTITIONS} partitions, {REPETITIONS} times each, in turns:");
     print_runs("pipe", &[], &piped);
@@ -68,6 +69,25 @@ fn compare() {
     let met = verdict(rate.median() >= REQUIRED_RATE);
     println!("  ratio of rates  {rate:.2}   required at least {REQUIRED_RATE}: {met}");
     println!("  ratio of CPU    {cpu:.2}   required at most {REQUIRED_CPU}: {}", verdict(cpu.median() <= REQUIRED_CPU));
+}
+
+fn compare_guarantees() {
+    let clusters = Clusters::fill();
+    let (mut least, mut once) = (Vec::new(), Vec::new());
+    for nth in 0..REPETITIONS {
+        least.push(clusters.run_routers("at-least-once", nth));
+        once.push(clusters.run_routers("effectively-once", nth));
+    }
+    let events = clusters.events;
+    println!("Kafka to Kafka, {events} events of 1 KiB, {PARTITIONS} partitions, {REPETITIONS} times each, in turns:");
+    print_runs("at least once", &["far", "near"], &least);
+    print_runs("effectively once", &["far", "near"], &once);
+    let ratios: Vec<f64> = once.iter().zip(&least).map(|(once, least)| once.rate / least.rate).collect();
+    let rate = Spread::of(&ratios);
+    println!(
+        "  ratio of rates  {rate:.2}   required at least {REQUIRED_ONCE}: {}",
+        verdict(rate.median() >= REQUIRED_ONCE)
+    );
 }
 
 fn print_runs(name: &str, parts: &[&str], runs: &[Run]) {
@@ -84,21 +104,32 @@ fn print_runs(name: &str, parts: &[&str], runs: &[Run]) {
 }
 
 impl Clusters {
+    /// Both, and the source holds everything.
+    fn fill() -> Self {
+        let events =
+            std::env::var("LONGHAUL_BENCH_EVENTS").map_or(EVENTS, |text| text.parse().expect("a number of events"));
+        let start = || Kafka::start().expect("a Kafka");
+        let clusters = Self { from: start(), to: start(), events };
+        clusters.from.create_topic(SOURCE_TOPIC, PARTITIONS).expect("a topic");
+        pipe::fill(clusters.from.bootstrap(), events);
+        clusters
+    }
+
     fn run_pipe(&self, nth: usize) -> Run {
         let topic = self.destination("piped", nth);
         let (pipe, _) = Child::start(&["pipe", self.from.bootstrap(), self.to.bootstrap(), &topic]);
         self.measure(&topic, &[pipe])
     }
 
-    fn run_routers(&self, nth: usize) -> Run {
-        let topic = self.destination("routed", nth);
+    fn run_routers(&self, guarantee: &str, nth: usize) -> Run {
+        let topic = self.destination(guarantee, nth);
         let access = |kafka: &Kafka| format!("kafka: {{bootstrap: [\"{}\"]}}", kafka.bootstrap());
         let mesh = Mesh::new(&["near", "far"])
             .broker("near", "orders", "kafka: {}", &access(&self.from))
             .broker("far", "copies", "kafka: {}", &access(&self.to))
             .route(&format!(
                 "name: {topic}\nfrom: {{region: near, broker: orders, topics: [\"{SOURCE_TOPIC}\"]}}\n\
-                 to: [{{region: far, broker: copies, topic: \"{topic}\"}}]\nstart: earliest"
+                 to: [{{region: far, broker: copies, topic: \"{topic}\"}}]\nstart: earliest\nguarantee: {guarantee}"
             ));
         mesh.write_all();
         let router =
@@ -134,7 +165,7 @@ impl Clusters {
         let events = (after.1 - before.1) as f64;
         // Something sent twice would show by now.
         std::thread::sleep(Duration::from_millis(500));
-        assert_eq!(pipe::count(&consumer, topic), Some(self.events), "every event arrives once");
+        assert_eq!(pipe::read_to_end(&consumer, topic), self.events, "every event arrives once");
         let part = |(after, before): (&Duration, &Duration)| (*after - *before).as_secs_f64() * 1e6 / events;
         let parts_us: Vec<f64> = after.2.iter().zip(&before.2).map(part).collect();
         Run {

@@ -39,8 +39,10 @@ fn copy(from: &str, to: &str, topic: &str) {
     consumer.assign(&partitions).expect("partitions of the topic");
     let producer = producer(to);
     for count in 0_u64.. {
-        let Some(message) = consumer.poll(PATIENCE) else { continue };
-        let message = message.expect("the source answers");
+        let message = match consumer.poll(PATIENCE) {
+            None | Some(Err(KafkaError::PartitionEOF(_))) => continue,
+            Some(message) => message.expect("the source answers"),
+        };
         let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(message.partition());
         record.key = message.key();
         record.payload = message.payload();
@@ -84,7 +86,7 @@ fn send(producer: &BaseProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
     }
 }
 
-/// How many events a topic holds; `None` while the cluster does not say, as happens to a topic that was just made.
+/// How many offsets of a topic are taken: events and, where there were transactions, their markers; `None` while the cluster does not say, as happens to a topic that was just made.
 #[must_use]
 pub fn count(consumer: &BaseConsumer, topic: &str) -> Option<u64> {
     let held = |partition| {
@@ -92,6 +94,28 @@ pub fn count(consumer: &BaseConsumer, topic: &str) -> Option<u64> {
         u64::try_from(high - low).ok()
     };
     numbers().map(held).sum()
+}
+
+/// How many events a topic holds, by reading them all.
+///
+/// # Panics
+/// When the cluster does not answer.
+#[must_use]
+pub fn read_to_end(consumer: &BaseConsumer, topic: &str) -> u64 {
+    let mut partitions = TopicPartitionList::new();
+    for partition in numbers() {
+        partitions.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
+    }
+    consumer.assign(&partitions).expect("partitions of the topic");
+    let (mut events, mut ended) = (0, 0);
+    while ended < PARTITIONS {
+        match consumer.poll(PATIENCE).expect("the cluster answers") {
+            Ok(_) => events += 1,
+            Err(KafkaError::PartitionEOF(_)) => ended += 1,
+            Err(error) => panic!("the consumer: {error}"),
+        }
+    }
+    events
 }
 
 /// A consumer as fast as librdkafka makes it.
@@ -102,6 +126,8 @@ pub fn count(consumer: &BaseConsumer, topic: &str) -> Option<u64> {
 pub fn consumer(cluster: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", cluster).set("group.id", "pipe").set("enable.auto.commit", "false");
+    // To know where the end is.
+    config.set("enable.partition.eof", "true");
     config.create().expect("a consumer")
 }
 

@@ -30,6 +30,8 @@ use crate::waiting::{sleep_until, wait_for};
 
 /// Writes of one flow under way at the same time.
 const WRITES_MAX: usize = 8;
+/// The same where the cursor goes with the events: what gathers while one transaction commits goes into the next. Credit bounds the bytes.
+const ATOMIC_WRITES_MAX: usize = 64;
 /// Most refused events that a flow with `on_poison: drop` or `park` remembers between two openings.
 const SKIPPED_MAX: usize = 1024;
 const FAST_RETRY: Duration = Duration::from_millis(500);
@@ -323,7 +325,8 @@ impl Driver {
 
     /// Hands what is in order to the sink, a few batches at a time.
     fn deliver(&mut self) {
-        while self.writes.len() < WRITES_MAX && self.writer.is_some() && self.parking.is_none() {
+        let writes_max = if self.plan.is_atomic() { ATOMIC_WRITES_MAX } else { WRITES_MAX };
+        while self.writes.len() < writes_max && self.writer.is_some() && self.parking.is_none() {
             let Some((span, mut events)) = self.applier.poll_deliver() else { return };
             let aside = self.set_aside(span, &mut events);
             if aside.is_empty() {
