@@ -310,7 +310,6 @@ fn mesh(shape: Shape, kinds: &[Kind], drops_poison: bool, latest: bool) -> Mesh 
             .collect(),
         guarantee: Guarantee::AtLeastOnce,
         start: if latest { RouteStart::Latest } else { RouteStart::Earliest },
-        on_gap: longhaul_topology::OnGap::Halt,
         on_poison: if drops_poison { OnPoison::Drop } else { OnPoison::Halt },
         on_gap: OnGap::Halt,
         class: Class::Normal,
