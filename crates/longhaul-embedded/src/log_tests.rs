@@ -34,6 +34,8 @@ struct Fickle {
 struct Mood {
     now: AtomicU8,
     syncs: AtomicUsize,
+    /// Changes of the file until it fails; 0 for never.
+    left: AtomicUsize,
 }
 
 impl Mood {
@@ -44,6 +46,9 @@ impl Mood {
 
 impl Fickle {
     fn check(&self) -> Result<(), io::Error> {
+        if self.mood.left.load(Ordering::SeqCst) > 0 && self.mood.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.mood.set(BROKEN);
+        }
         match self.mood.now.load(Ordering::SeqCst) {
             FULL => Err(io::Error::from(io::ErrorKind::StorageFull)),
             BROKEN => Err(io::Error::other("the cable is out")),
@@ -197,6 +202,53 @@ async fn one_event_on_an_idle_broker_costs_one_sync_and_many_producers_share_one
     assert!(offsets.into_iter().eq(3..203));
     mood.set(GOOD);
     log.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_change_of_the_file_fails_cursor_and_events_are_there_together_or_not_at_all() {
+    let (mut whole, mut nothing) = (0, 0);
+    for point in 1.. {
+        let folder = tempfile::tempdir().unwrap();
+        let mood = Arc::new(Mood::default());
+        let log = open(folder.path(), &mood).await;
+        let sink = LogSink::new(Arc::clone(&log));
+        let at = |offset| Position { incarnation: 1, offset };
+        let mut writer = longhaul_broker::Sink::open(&sink, &flow(), None).await.unwrap().writer;
+        writer.write_with_cursor(vec![event(1)], at(10)).await.unwrap();
+        mood.left.store(point, Ordering::SeqCst);
+        let first = writer.write_with_cursor(vec![event(2), event(3)], at(20));
+        let second = writer.write_with_cursor(vec![event(4)], at(30));
+        let (first, second) = tokio::join!(first, second);
+        assert!(first.is_ok() || second.is_err(), "point {point}: the later one of two is confirmed alone");
+        let failed = second.is_err();
+        mood.left.store(0, Ordering::SeqCst);
+        log.stop().await;
+        mood.set(GOOD);
+
+        let log = open(folder.path(), &mood).await;
+        let cursor = longhaul_broker::Sink::open(&LogSink::new(Arc::clone(&log)), &flow(), None).await.unwrap().cursor;
+        let mut reader = LogSource::new(Arc::clone(&log), vec![]).reader(Start::Earliest).await.unwrap();
+        let found = reader.next_batch().await.unwrap().events;
+        let ids: Vec<u128> = found.iter().map(|event| event.id.0).collect();
+        let expected = match cursor.map(|cursor| cursor.offset) {
+            Some(10) => vec![1],
+            Some(20) => vec![1, 2, 3],
+            Some(30) => vec![1, 2, 3, 4],
+            other => panic!("point {point}: the cursor is {other:?}"),
+        };
+        assert_eq!(ids, expected, "point {point}: cursor {cursor:?}");
+        assert!(first.is_err() || ids.len() >= 3, "point {point}: what was confirmed is gone");
+        if ids.len() == 1 {
+            nothing += 1;
+        } else {
+            whole += 1;
+        }
+        log.stop().await;
+        if !failed {
+            break;
+        }
+    }
+    assert!(nothing >= 2 && whole >= 1, "{nothing} times nothing, {whole} times all: too few points");
 }
 
 #[test]
