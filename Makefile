@@ -29,14 +29,14 @@ deny:
 # Pure code, connectors' own tests and the guards; connectors bring up their real brokers.
 unit:
 	$(CARGO) run --quiet --package xtask -- brokers
-	$(CARGO) test --workspace --exclude longhaul-tests --exclude longhaul-benches --quiet
+	$(CARGO) test --workspace --exclude longhaul-tests --exclude longhaul-benches --exclude longhaul-bench-congestion --quiet
 
 # The whole system: real brokers, real router processes, one scenario after the other. What is selected keeps to the same set of packages as
 # above, so that nothing is built twice.
 SCENARIOS = $(shell sed -n '/^\[\[test\]\]/,$$s/^name = "\(.*\)"/\1/p' tests/Cargo.toml)
 system:
-	$(CARGO) build --workspace --exclude longhaul-tests --exclude longhaul-benches --bin longhaul
-	$(CARGO) test --workspace --exclude longhaul-benches $(SCENARIOS:%=--test %) -- --test-threads=1
+	$(CARGO) build --workspace --exclude longhaul-tests --exclude longhaul-benches --exclude longhaul-bench-congestion --bin longhaul
+	$(CARGO) test --workspace --exclude longhaul-benches --exclude longhaul-bench-congestion $(SCENARIOS:%=--test %) -- --test-threads=1
 
 # What takes too long for every change.
 soak: needs
@@ -47,7 +47,7 @@ faults: needs
 	$(CARGO) run --release --quiet --package longhaul-sim --bin longhaul-faults
 
 bench: needs
-	$(CARGO) bench --package longhaul-benches $(ARGS)
+	$(CARGO) bench --package longhaul-benches --package longhaul-bench-congestion $(ARGS)
 
 needs:
 	@for tool in $(NEEDS); do command -v $$tool >/dev/null || { \

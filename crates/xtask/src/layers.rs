@@ -20,7 +20,15 @@ const ROWS: &[(u8, &[&str])] = &[
     (9, &["longhaul"]),
     (
         10,
-        &["longhaul-test-brokers", "longhaul-test-wire", "longhaul-tests", "longhaul-benches", "longhaul-sim", "xtask"],
+        &[
+            "longhaul-test-brokers",
+            "longhaul-test-wire",
+            "longhaul-tests",
+            "longhaul-benches",
+            "longhaul-bench-congestion",
+            "longhaul-sim",
+            "xtask",
+        ],
     ),
 ];
 /// Members whose kind of dependency is no concern of layers: they test the others.

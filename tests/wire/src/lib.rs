@@ -5,6 +5,7 @@
 //! also when the process is killed. It needs root and `/dev/net/tun`; [`wire_or_skip`] says so, counts, and lets a test pass without.
 
 mod carry;
+pub mod link;
 mod namespace;
 mod shape;
 mod skip;

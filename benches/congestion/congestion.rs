@@ -1,0 +1,223 @@
+//! What do long paths leave of the rate, with which congestion control?
+//!
+//! Real links over a wire in user space: 80 ms there and back, a queue of 100 ms, and whatever a line of the table says. Ours beside
+//! quinn's Cubic and BBR, and beside TCP. Arguments: the wire's rate in Mbit/s (400), seconds of each measurement (6), and then the
+//! tables that are wanted, of `loss`, `paths`, `share`, `outage` and `loopback` (all). It needs root.
+#![expect(clippy::print_stdout, reason = "printing its figures is what a benchmark is for")]
+
+use std::time::{Duration, Instant};
+
+use longhaul_bench_congestion::Tcp;
+use longhaul_link::{Congestion, WindowHint};
+use longhaul_test_wire::link::{Load, Reading};
+use longhaul_test_wire::{Shape, Wire};
+
+const DELAY: Duration = Duration::from_millis(40);
+const QUEUE: Duration = Duration::from_millis(100);
+const WARM_UP: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(20);
+const ALL: [(&str, Congestion); 3] =
+    [("model", Congestion::Model), ("cubic", Congestion::Cubic), ("bbr", Congestion::Bbr)];
+const LOOPBACK_TURNS: usize = 3;
+const RECOVERY_MAX: Duration = Duration::from_secs(40);
+
+struct Bench {
+    mbit: f64,
+    window: Duration,
+}
+
+/// One measurement of one link.
+struct Figures {
+    mbit: f64,
+    lost: f64,
+    rtt_ms: f64,
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let number = |at: usize, default: f64| arguments.get(at).map_or(default, |text| text.parse().expect("a number"));
+    let bench = Bench { mbit: number(0, 400.0), window: Duration::from_secs_f64(number(1, 6.0)) };
+    let wanted = |table: &str| arguments.len() < 3 || arguments[2..].iter().any(|word| word == table);
+    println!("wire of {} Mbit/s, 80 ms there and back, queue of 100 ms; payload that arrives in Mbit/s", bench.mbit);
+    if let Err(reason) = Wire::lay(bench.shape()) {
+        println!("SKIPPED: no wire: {reason}");
+        return;
+    }
+    if wanted("loss") {
+        bench.losses().await;
+    }
+    if wanted("paths") {
+        bench.paths().await;
+    }
+    if wanted("share") {
+        bench.shares().await;
+    }
+    if wanted("outage") {
+        bench.outages().await;
+    }
+    if wanted("loopback") {
+        bench.loopback().await;
+    }
+}
+
+impl Bench {
+    fn shape(&self) -> Shape {
+        Shape::new(self.mbit, DELAY, QUEUE)
+    }
+
+    fn hint(&self) -> WindowHint {
+        let bits = (self.mbit * 1e6) as u64;
+        WindowHint { bandwidth_bits: Some(bits), rtt_ms: Some(200), ..WindowHint::default() }
+    }
+
+    fn wire(shape: Shape) -> Wire {
+        Wire::lay(shape).expect("one was laid before")
+    }
+
+    async fn load(&self, wire: Option<&Wire>, congestion: Congestion) -> Load {
+        Load::over(wire, congestion, self.hint()).await.expect("a link over a wire that stands")
+    }
+
+    async fn measure(&self, load: &Load) -> Figures {
+        let (before, began) = (load.read(), Instant::now());
+        let mut rtts = Vec::new();
+        while began.elapsed() < self.window {
+            tokio::time::sleep(TICK).await;
+            rtts.push(load.read().link.rtt);
+        }
+        rtts.sort_unstable();
+        let rtt_ms = rtts.get(rtts.len() / 2).map_or(0.0, |rtt| rtt.as_secs_f64() * 1e3);
+        let after = load.read();
+        Figures { mbit: mbit(before, after, began), lost: lost(before, after), rtt_ms }
+    }
+
+    async fn alone(&self, shape: Shape, congestion: Congestion) -> Figures {
+        let wire = Self::wire(shape);
+        let load = self.load(Some(&wire), congestion).await;
+        tokio::time::sleep(WARM_UP).await;
+        self.measure(&load).await
+    }
+
+    async fn row(&self, name: &str, shape: Shape) {
+        print!("  {name:<28}");
+        for (word, congestion) in ALL {
+            let Figures { mbit, lost, rtt_ms } = self.alone(shape, congestion).await;
+            let share = 100.0 * mbit / shape.rate_mbit;
+            print!(" | {word} {mbit:6.1} ({share:3.0} %) lost {:5.2} % {rtt_ms:4.0} ms", lost * 100.0);
+        }
+        println!();
+    }
+
+    async fn losses(&self) {
+        println!("random loss (required of the model: 85 % of the rate up to 1 %, under 2 % more lost, under 120 ms):");
+        for loss in [0.0, 0.001, 0.01, 0.03] {
+            self.row(&format!("{:.1} %", loss * 100.0), self.shape().with_loss(loss)).await;
+        }
+    }
+
+    async fn paths(&self) {
+        println!("other paths:");
+        let shape = self.shape();
+        self.row("queue of 5 ms", Shape { queue: Duration::from_millis(5), ..shape }).await;
+        self.row("200 ms, 0.1 %", Shape { delay: Duration::from_millis(100), ..shape }.with_loss(0.001)).await;
+        self.row("10 ms, 0.1 %", Shape { delay: Duration::from_millis(5), ..shape }.with_loss(0.001)).await;
+        let jitter = Shape { jitter: Duration::from_millis(5), ..shape };
+        self.row("jitter of 5 ms in order", jitter).await;
+        self.row("jitter of 5 ms, reordering", Shape { reorder: true, ..jitter }).await;
+    }
+
+    async fn shares(&self) {
+        println!("beside others, after {} s, over {} s:", SETTLE.as_secs(), 3.0 * self.window.as_secs_f64());
+        let long = Self { mbit: self.mbit, window: 3 * self.window };
+        for (word, congestion) in ALL {
+            let wire = Self::wire(self.shape());
+            let one = self.load(Some(&wire), congestion).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let other = self.load(Some(&wire), congestion).await;
+            tokio::time::sleep(SETTLE).await;
+            let (one, other) = tokio::join!(long.measure(&one), long.measure(&other));
+            let jain = (one.mbit + other.mbit).powi(2) / 2.0 / (one.mbit.powi(2) + other.mbit.powi(2));
+            println!(
+                "  {word} beside {word}, 2 s later: {:.1} and {:.1}, Jain {jain:.3}, {:.0} ms",
+                one.mbit, other.mbit, one.rtt_ms
+            );
+        }
+        for rival in ["cubic", "bbr"] {
+            for (word, congestion) in ALL {
+                let wire = Self::wire(self.shape());
+                let load = self.load(Some(&wire), congestion).await;
+                let tcp = match Tcp::over(&wire, rival) {
+                    Ok(tcp) => tcp,
+                    Err(reason) => {
+                        println!("  SKIPPED beside TCP {rival}: {reason}");
+                        break;
+                    }
+                };
+                tokio::time::sleep(SETTLE).await;
+                let (before, began) = (tcp.arrived(), Instant::now());
+                let ours = long.measure(&load).await;
+                let theirs = (tcp.arrived() - before) as f64 * 8e-6 / began.elapsed().as_secs_f64();
+                let share = 100.0 * ours.mbit / (ours.mbit + theirs);
+                let Figures { mbit, lost, rtt_ms } = ours;
+                println!(
+                    "  {word} beside TCP {rival}: {mbit:.1} and {theirs:.1}: {share:.0} %, lost {:.2} %, {rtt_ms:.0} ms",
+                    lost * 100.0
+                );
+            }
+        }
+    }
+
+    async fn outages(&self) {
+        println!(
+            "after an outage, seconds until 80 % of the rate before it (links give up after 20 s without an answer):"
+        );
+        for seconds in [1, 3, 10, 30] {
+            print!("  {seconds:>2} s");
+            for (word, congestion) in ALL {
+                let wire = Self::wire(self.shape());
+                let mut load = self.load(Some(&wire), congestion).await;
+                tokio::time::sleep(WARM_UP).await;
+                let before = self.measure(&load).await.mbit;
+                wire.reshape(self.shape().cut());
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                wire.reshape(self.shape());
+                let healed = Instant::now();
+                let again = if load.is_down() { ", dialled again" } else { "" };
+                if load.is_down() {
+                    load = self.load(Some(&wire), congestion).await;
+                }
+                while healed.elapsed() < RECOVERY_MAX && load.mbit_over(Duration::from_millis(200)).await < 0.8 * before
+                {
+                }
+                print!(" | {word} {:.1}{again}", healed.elapsed().as_secs_f64());
+            }
+            println!();
+        }
+    }
+
+    async fn loopback(&self) {
+        println!("loopback, without a wire, in turns:");
+        let mut best = [0.0_f64; ALL.len()];
+        for _ in 0..LOOPBACK_TURNS {
+            for (at, (_, congestion)) in ALL.iter().enumerate() {
+                let load = self.load(None, *congestion).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                best[at] = best[at].max(self.measure(&load).await.mbit);
+            }
+        }
+        for ((word, _), mbit) in ALL.iter().zip(best) {
+            println!("  {word:<6} {mbit:8.0} Mbit/s, {:.2} of Cubic's (best of {LOOPBACK_TURNS})", mbit / best[1]);
+        }
+    }
+}
+
+fn mbit(before: Reading, after: Reading, began: Instant) -> f64 {
+    (after.bytes - before.bytes) as f64 * 8e-6 / began.elapsed().as_secs_f64()
+}
+
+fn lost(before: Reading, after: Reading) -> f64 {
+    let (before, after) = (before.link, after.link);
+    (after.lost_packets - before.lost_packets) as f64 / (after.sent_packets - before.sent_packets).max(1) as f64
+}
