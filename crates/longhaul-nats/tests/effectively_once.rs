@@ -304,3 +304,26 @@ async fn a_stream_that_is_made_takes_atomic_batches() {
     drop(second);
     assert_eq!(writer(&connector, once_spec(), &flow("f")).await.1, Some(9), "the cursor came with the events");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_flows_than_a_stream_takes_batches_go_on_side_by_side() {
+    let nats = Nats::start_with("").expect("a server");
+    atomic_stream(&nats, "S", &["a.>"]).await;
+    let routers = [connector(access(&nats)), connector(access(&nats))];
+    for router in &routers {
+        up(router).await;
+    }
+    let one = |n: usize| {
+        let router = routers[n % 2].clone();
+        async move {
+            let (mut writer, _) = writer(&router, once_spec(), &flow(&format!("f{n}"))).await;
+            for from in (0..900).step_by(450) {
+                put(&mut *writer, from, from + 450).await.expect("nobody is turned away");
+            }
+        }
+    };
+    futures::future::join_all((0..80).map(one)).await;
+    let mut there = stored(&nats, &routers[0]).await;
+    there.sort_unstable();
+    assert!(there.into_iter().eq((0..900).flat_map(|n| std::iter::repeat_n(n, 80))), "every event of every flow once");
+}
