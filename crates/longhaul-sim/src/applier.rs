@@ -60,6 +60,8 @@ pub(crate) struct ApplierFlow {
     process: Process,
     applier: Applier<Batch>,
     memory: Memory,
+    /// The epochs of the last Open that was taken.
+    opened: (u64, u32),
     /// Connection, handle and number of the last Open that was not refused.
     owner: Option<(u64, u32, u64)>,
     writer: Option<u64>,
@@ -91,6 +93,7 @@ impl ApplierFlow {
             process,
             applier: Applier::new(ApplierConfig { bytes_cap: cap }),
             memory: Memory::default(),
+            opened: (0, 0),
             owner: None,
             writer: None,
             opening: None,
@@ -135,6 +138,12 @@ impl ApplierFlow {
             core.cover.count("applier hears", "open of a stale epoch");
             return core.send(conn, 1, &reset_frame(handle, path_epoch, ResetCode::StaleEpoch, FAST_RETRY));
         }
+        let epochs = (open.owner_epoch, path_epoch);
+        if epochs <= self.opened {
+            core.ledger
+                .violate("epoch", format!("flow {} was opened with {epochs:?} after {:?}", self.flow, self.opened));
+        }
+        self.opened = epochs;
         self.observe(core);
         self.applier.handle_rtt(core.rtt());
         self.owner = Some((conn, handle, attachment));

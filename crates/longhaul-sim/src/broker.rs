@@ -188,6 +188,8 @@ pub(crate) enum From {
     Earliest,
     Latest,
     After(Position),
+    /// After that offset of whatever is there now: a gap is passed over.
+    Behind(u64),
 }
 
 /// An answer.
@@ -197,7 +199,8 @@ pub(crate) enum Answer {
         incarnation: u64,
         after: u64,
     },
-    Gap(&'static str),
+    /// What is missing, and the offset before what is there.
+    Gap(&'static str, u64),
     Read {
         events: Vec<Event>,
         last: u64,

@@ -115,6 +115,8 @@ pub(crate) struct Core {
     /// How far a flow has read its shard.
     pub read: BTreeMap<usize, (u64, u64)>,
     pub tokens: u64,
+    /// Who owns the shards of a region.
+    pub owner_of: Vec<Option<Process>>,
     pub log: Option<String>,
 }
 
@@ -140,6 +142,7 @@ impl Core {
             uids: BTreeMap::new(),
             read: BTreeMap::new(),
             tokens: 0,
+            owner_of: vec![None; plan.kinds.len()],
             log: logged.then(String::new),
             plan,
         }

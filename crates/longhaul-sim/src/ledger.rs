@@ -60,6 +60,8 @@ struct Book {
     present: BTreeMap<Uid, (u32, u64, Duration)>,
     /// What was ever confirmed there, though it may have been lost since.
     ever: BTreeSet<Uid>,
+    /// What need not come, but may.
+    excused: BTreeSet<Uid>,
     /// First arrivals in order.
     arrived: Vec<Uid>,
     /// Needs an operator: a gap in its source.
@@ -158,7 +160,9 @@ impl Ledger {
         book.missing.remove(&uid);
         book.ever.insert(uid);
         let last = book.arrived.last().copied();
-        if count == 0 {
+        if count == 0 && book.excused.contains(&uid) {
+            // A zombie of a destination without fences may still write what was given up as lost: it has no place in the order.
+        } else if count == 0 {
             book.arrived.push(uid);
             if last.is_some_and(|last| last > uid) {
                 self.violate("order", format!("flow {flow}: record {uid} came after {last:?}"));
@@ -252,6 +256,7 @@ impl Ledger {
     pub(crate) fn excused(&mut self, flow: usize, uid: Uid) {
         self.books[flow].missing.remove(&uid);
         self.books[flow].ever.insert(uid);
+        self.books[flow].excused.insert(uid);
     }
 
     /// The records that a flow still has to deliver.

@@ -62,6 +62,7 @@ pub(crate) struct OwnerFlow {
     waits_for_base: bool,
     resume: Option<Position>,
     begun: Option<Position>,
+    behind_gap: Option<From>,
     incarnation: u64,
     next: u64,
     rest: Option<Rc<ReadBatch>>,
@@ -96,6 +97,7 @@ impl OwnerFlow {
             waits_for_base: false,
             resume: None,
             begun: None,
+            behind_gap: None,
             incarnation: 0,
             next: 0,
             rest: None,
@@ -281,6 +283,7 @@ impl OwnerFlow {
             None if core.plan.latest => From::Latest,
             None => From::Earliest,
         };
+        let start = self.behind_gap.take().unwrap_or(start);
         let (shard, flow) = (self.shard(core), Some(self.flow));
         let session = core.connect(core.plan.shards[shard].broker, self.process, End::Owner(self.flow));
         core.ask(session, Ask::OpenReader { shard, flow, start });
@@ -295,7 +298,15 @@ impl OwnerFlow {
                     self.cursor = Cursor::Own { session, asked: false };
                     self.seeked(core, incarnation, after, self.resume.is_none());
                 }
-                Answer::Gap(gap) => {
+                // What a log lost at its end cannot be told from what came since: such a flow always waits for an operator here.
+                Answer::Gap(gap, behind) if core.plan.passes_gaps && gap != "truncated" => {
+                    core.note(|| format!("owner: passes over a gap: {gap}"));
+                    core.cover.count("gap passed", gap);
+                    (self.resume, self.begun) = (None, None);
+                    self.behind_gap = Some(From::Behind(behind));
+                    self.open_reader(core);
+                }
+                Answer::Gap(gap, _) => {
                     core.note(|| format!("owner: a gap: {gap}"));
                     core.cover.count("gap", gap);
                     core.ledger.halted(self.flow);
@@ -517,6 +528,12 @@ impl OwnerFlow {
             Heard::Violation => "violation",
         };
         core.cover.count("owner hears", &format!("{} {word}", heard.0));
+        let is_stale = matches!(*frame, Frame::Reset { code, .. } if code == ResetCode::StaleEpoch as u8);
+        let region = core.plan.flows[self.flow].from_broker;
+        if is_stale && heard.1 == Heard::Taken && core.owner_of[region] == Some(self.process) {
+            core.ledger
+                .violate("epoch", format!("flow {}: its rightful owner is told that a later one has it", self.flow));
+        }
         if heard.1 == Heard::Violation {
             core.ledger.violate("peer", format!("flow {} heard what no honest applier says: {frame:?}", self.flow));
         }

@@ -144,6 +144,7 @@ pub struct Plan {
     pub(crate) flows: Vec<FlowPlan>,
     pub(crate) drops_poison: bool,
     pub(crate) latest: bool,
+    pub(crate) passes_gaps: bool,
     pub(crate) event_bytes_max: u32,
     pub(crate) payload_bytes_max: u64,
     pub(crate) bytes_cap: u64,
@@ -176,7 +177,8 @@ impl Plan {
         }
         let drops_poison = shape == Shape::Row || rng.one_in(2);
         let latest = shape == Shape::Pair && kinds[0] != Kind::Queue && rng.one_in(8);
-        let mesh = mesh(shape, &kinds, drops_poison, latest);
+        let passes_gaps = Rng::new(seed, 4).one_in(2);
+        let mesh = mesh(shape, &kinds, drops_poison, latest, passes_gaps);
         let partitions = if shape == Shape::Row { 1 } else { rng.between(1, 2) as u32 };
         let shards = shards(&kinds, partitions, &mesh);
         let flows = flows(&mesh, &shards, &kinds);
@@ -192,6 +194,7 @@ impl Plan {
             flows,
             drops_poison,
             latest,
+            passes_gaps,
             event_bytes_max: if drops_poison { 2_048 } else { 1 << 20 },
             payload_bytes_max: rng.pick(&[8, 60, 400, 1_500]),
             bytes_cap: if big { 16 << 20 } else { rng.pick(&[1, 700, 2_000, 8_000, 64_000]) },
@@ -250,6 +253,8 @@ impl Plan {
         let mut work = Vec::new();
         if self.shape == Shape::Row {
             work.push((rng.ms(0, 5_000), Work::Publish { broker: 0, events: 5 }));
+            // The only way here on which an event gets somewhere new from where a bridge brought it.
+            work.extend((8..11).map(|at| (Duration::from_secs(at), Work::Bridge { from: 1, to: 4 })));
             return work;
         }
         let bursts = rng.between(2, 12);
@@ -282,7 +287,7 @@ fn region(nth: usize) -> String {
     format!("r{nth}")
 }
 
-fn mesh(shape: Shape, kinds: &[Kind], drops_poison: bool, latest: bool) -> Mesh {
+fn mesh(shape: Shape, kinds: &[Kind], drops_poison: bool, latest: bool, passes_gaps: bool) -> Mesh {
     let last = kinds.len() - 1;
     let ways: Vec<(usize, Vec<usize>)> = match shape {
         Shape::Pair => vec![(0, vec![1])],
@@ -311,7 +316,7 @@ fn mesh(shape: Shape, kinds: &[Kind], drops_poison: bool, latest: bool) -> Mesh 
         guarantee: Guarantee::AtLeastOnce,
         start: if latest { RouteStart::Latest } else { RouteStart::Earliest },
         on_poison: if drops_poison { OnPoison::Drop } else { OnPoison::Halt },
-        on_gap: OnGap::Halt,
+        on_gap: if passes_gaps { OnGap::Continue } else { OnGap::Halt },
         class: Class::Normal,
     };
     let declared = |(nth, kind): (usize, &Kind)| Region {

@@ -100,16 +100,18 @@ impl Core {
             if !is_real {
                 self.ledger.violate("gap", format!("flow {flow:?} asks for {start:?}, where nothing was ever {gap}"));
             }
-            return self.answer(session, Answer::Gap(gap));
+            let behind = log.base.wrapping_sub(1);
+            return self.answer(session, Answer::Gap(gap, behind));
         }
         let after = match start {
             From::Earliest => log.base.wrapping_sub(1),
             From::Latest => log.end().wrapping_sub(1),
             From::After(at) => at.offset,
+            From::Behind(offset) => offset.wrapping_add(1).max(log.base).wrapping_sub(1),
         };
         let incarnation = log.incarnation;
-        if let (Some(flow), From::Earliest | From::Latest) = (flow, start) {
-            self.excuse_before(shard, flow, incarnation, after);
+        if let (Some(flow), From::Earliest | From::Latest | From::Behind(_)) = (flow, start) {
+            self.excuse_before(shard, flow, (incarnation, after), start);
         }
         if let Some(found) = self.sessions.get_mut(&session) {
             found.reads = Some((shard, flow));
@@ -119,17 +121,18 @@ impl Core {
 
     /// A flow begins where the route says: what is not there any more, or came before, is none of its business. Once the destination
     /// has known where it began, it may not begin later.
-    fn excuse_before(&mut self, shard: usize, flow: usize, incarnation: u64, after: u64) {
+    fn excuse_before(&mut self, shard: usize, flow: usize, (incarnation, after): (u64, u64), start: From) {
+        let (is_latest, is_declared) = (matches!(start, From::Latest), matches!(start, From::Behind(_)));
         let there: std::collections::BTreeSet<Uid> = self
             .uids
             .range((shard, incarnation, ordinal(after))..=(shard, incarnation, u64::MAX))
             .flat_map(|(_, uids)| uids.iter().copied())
             .collect();
         let to = &self.brokers[self.plan.flows[flow].to_broker];
-        if self.ledger.is_halted(flow) && to.tails_lost == 0 && to.cursor(flow).is_some() {
+        if !is_declared && self.ledger.is_halted(flow) && to.tails_lost == 0 && to.cursor(flow).is_some() {
             self.ledger.violate("gap", format!("flow {flow} jumps over a gap that it has met"));
         }
-        let latest_again = self.plan.latest && self.ledger.has_begun(flow);
+        let latest_again = is_latest && self.ledger.has_begun(flow);
         let before: Vec<Uid> = self.ledger.missing(flow).iter().copied().filter(|uid| !there.contains(uid)).collect();
         if !latest_again {
             before.into_iter().for_each(|uid| self.ledger.excused(flow, uid));

@@ -14,7 +14,7 @@ use crate::router::Router;
 /// How long everything may take to drain once the faults have ended.
 const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// More steps than this is a storm.
-const STEPS_MAX: u64 = 2_000_000;
+const STEPS_MAX: u64 = 500_000;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const REDIAL: Duration = Duration::from_millis(500);
 
@@ -161,6 +161,7 @@ impl World {
         let Some(next) = next.map(Router::process) else { return };
         let (epoch, now) = (self.owner_of[region].1, self.core.now.as_millis() as u64);
         self.owner_of[region] = (Some(next), now.max(epoch + 1));
+        self.core.owner_of[region] = Some(next);
         self.core.note(|| format!("world: router {next:?} owns region {region}"));
         self.core.at(self.core.now, What::To(next, Message::Owns));
         if let Some(current) = current {

@@ -113,7 +113,7 @@ fn source_retention_overruns_a_paused_flow() {
             ]
         },
     );
-    assert!(cover.get("gap", "purged") > 0);
+    assert!(cover.get("gap", "purged") > 0 && cover.get("gap passed", "purged") > 0);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn topic_recreated_while_the_router_was_down() {
             faults
         },
     );
-    assert!(cover.get("gap", "recreated") > 0);
+    assert!(cover.get("gap", "recreated") > 0 && cover.get("gap passed", "recreated") > 0);
 }
 
 #[test]
