@@ -4,6 +4,8 @@
 //!
 //! `LONGHAUL_CHAOS_SECONDS` says for how long (60), `LONGHAUL_CHAOS_SEED` with which dice (the clock).
 
+#![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

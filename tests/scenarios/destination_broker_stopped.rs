@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use longhaul_test_brokers::{kafka, nats, rabbitmq};
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Kafka, Nats, RabbitMq};
 use longhaul_tests::judge::{Compare, judge};
 use longhaul_tests::mesh::Mesh;
@@ -88,6 +89,7 @@ async fn destination_broker_stopped() {
         let compare = if sink.kind() == "kafka" { Compare::Exact } else { Compare::Content };
         println!("{}: {:?}", sink.kind(), judge(sink.kind(), &samples, &arrived, compare));
     }
+    assert_audits(&mesh, &["eu-west", "us-east"]).await;
 }
 
 /// Produces at a steady pace until told to stop.

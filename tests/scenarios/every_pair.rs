@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, EXCHANGE, Embedded, Kafka, Nats, RabbitMq, TYPED};
 use longhaul_tests::judge::{Compare, Verdict, judge};
 use longhaul_tests::mesh::Mesh;
@@ -74,6 +75,7 @@ async fn every_pair() {
             println!("{what}: complete after {:.1} s", begin.elapsed().as_secs_f64());
         }
     }
+    assert_audits(&mesh, &["eu-west", "us-east"]).await;
     for region in ["eu-west", "us-east"] {
         assert_eq!(mesh.terminate(region), Some(0), "{}", mesh.log(region));
     }

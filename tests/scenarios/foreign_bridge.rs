@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use futures::StreamExt;
 use longhaul_test_brokers::nats::Nats;
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Kafka};
 use longhaul_tests::mesh::Mesh;
 use longhaul_tests::sample::Sample;
@@ -145,6 +146,7 @@ async fn a_foreign_bridge_between_two_brokers_makes_no_loop() {
     assert!(!foreign.is_finished(), "the bridge runs");
     foreign.abort();
     wait_level(&mesh).await;
+    assert_audits(&mesh, &["a", "b"]).await;
 }
 
 /// Copies what is in a topic, now and later, with key and headers as they are, until it is told to stop.
@@ -219,4 +221,5 @@ async fn a_foreign_mirror_between_two_kafka_clusters_makes_no_loop() {
     stop.store(true, Ordering::Relaxed);
     foreign.await.expect("the bridge ran to its end");
     wait_level(&mesh).await;
+    assert_audits(&mesh, &["a", "b"]).await;
 }

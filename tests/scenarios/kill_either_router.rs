@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Embedded, Kafka, Nats};
 use longhaul_tests::judge::{Compare, judge};
 use longhaul_tests::mesh::Mesh;
@@ -62,6 +63,7 @@ async fn real_brokers() {
         let verdict = judge(&format!("kafka to {}", sink.kind()), &samples, &arrived, compare);
         println!("kafka to {}: {verdict:?} over {kills} kills in {seconds:.1} s", sink.kind());
     }
+    assert_audits(&mesh, &REGIONS).await;
 }
 
 /// Embedded brokers live in the routers and crash with them.
@@ -89,6 +91,7 @@ async fn embedded_brokers() {
     let arrived = sink.consume("orders.placed", EVENTS, PATIENCE).await;
     let verdict = judge("embedded to embedded", &samples, &arrived, Compare::Exact);
     println!("embedded to embedded: {verdict:?} over {kills} kills in {:.1} s", begin.elapsed().as_secs_f64());
+    assert_audits(&mesh, &REGIONS).await;
 }
 
 /// Kills the routers in turn, spread evenly over the events that arrive, each started again at once. Returns how many kills fell

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use longhaul_router::{End, FlowView};
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Embedded, Kafka};
 use longhaul_tests::http::{assert_exactly, numbers, try_publish, wait_count};
 use longhaul_tests::judge::{Compare, judge};
@@ -115,6 +116,7 @@ async fn back_pressure_reaches_the_source_and_all_arrives_after_healing() {
     mesh.wait_streaming("a").await;
     assert_exactly(&numbers(&destination).await, 0..all);
     assert!(owned(&mesh).await.iter().all(|flow| flow.fault.is_none()));
+    assert_audits(&mesh, &["a", "b"]).await;
 }
 
 /// The same with Kafka as the source: four partitions, which are paused, and go on where they were.
@@ -154,6 +156,7 @@ async fn back_pressure_reaches_kafka() {
     let arrived = Client::Embedded(Embedded::new(&destination)).consume(TOPIC, expected.len(), CUT).await;
     let verdict = judge("Kafka over a link that was cut", &expected, &arrived, Compare::Content);
     assert_eq!(verdict.duplicates, 0, "a cut link is no crash");
+    assert_audits(&mesh, &["a", "b"]).await;
 }
 
 /// A path that loses every twentieth datagram is slow and whole.
@@ -172,4 +175,5 @@ async fn a_lossy_path_loses_no_event() {
     wait_count(&destination, 2_000, Duration::from_secs(60)).await;
     assert!(relay.lost() > 50, "only {} datagrams were lost", relay.lost());
     assert_exactly(&numbers(&destination).await, 0..2_000);
+    assert_audits(&mesh, &["a", "b"]).await;
 }

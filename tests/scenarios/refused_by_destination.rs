@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use longhaul_router::{End, FlowView, Phase};
 use longhaul_test_brokers::{kafka, nats, rabbitmq};
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Embedded, Kafka, Nats, RabbitMq};
 use longhaul_tests::http::{assert_exactly, count, get_status, numbers, publish_numbers, wait_count};
 use longhaul_tests::mesh::Mesh;
@@ -135,6 +136,7 @@ async fn an_event_that_is_too_large_is_left_out_where_the_route_says_so() {
     assert_left_out(&mesh).await;
     assert!(mesh.metric("b", "longhaul_poison_events_total", &["route=\"orders\""]).await >= 1.0);
     assert_eq!(count(&returned).await, 0);
+    assert_audits(&mesh, &["a", "b"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,6 +171,7 @@ async fn a_missing_topic_is_said_and_heals_when_it_is_made() {
         (flow.phase == Phase::Streaming && flow.fault.is_none()).then_some(())
     })
     .await;
+    assert_audits(&mesh, &["a", "b"]).await;
 }
 
 /// Starts a mesh of which one broker does not let its router in: ready is what nobody waits for.

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use longhaul_test_brokers::debian;
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, EXCHANGE, Kafka, Nats, RabbitMq};
 use longhaul_tests::judge::{Compare, judge};
 use longhaul_tests::mesh::Mesh;
@@ -99,6 +100,7 @@ async fn three_regions() {
         let verdict = judge(what, samples, &arrived, Compare::Content);
         println!("{what}: {verdict:?} after {:.1} s", begin.elapsed().as_secs_f64());
     }
+    assert_audits(&mesh, &REGIONS).await;
     for region in REGIONS {
         assert_eq!(mesh.terminate(region), Some(0), "{}", mesh.log(region));
     }

@@ -3,6 +3,7 @@
 //! Start with [`mesh::Mesh`], then [`client`]. Scenarios are the files of `tests/scenarios`, one behaviour each. Every wait has a limit and
 //! says what it waited for.
 
+pub mod audit;
 pub mod client;
 pub mod http;
 pub mod judge;

@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 
 use crate::SinkError;
 
-/// Largest piece that a place must be able to take.
-pub const PIECE_BYTES_MAX: usize = 256 << 10;
+/// Largest piece that a place must be able to take: little, so that a broker with low limits takes it too.
+pub const PIECE_BYTES_MAX: usize = 32 << 10;
 
 /// What one thing that is kept is called: letters, digits, `-`, `_` and `.`, at most 128 bytes.
 pub type ParkName = String;

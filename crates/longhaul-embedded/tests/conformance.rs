@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use longhaul_broker::conformance::{Subject, run};
+use longhaul_broker::conformance::{Subject, parking, run};
 use longhaul_broker::{Connector, Context, SinkSpec};
 use longhaul_embedded::Embedded;
 use longhaul_topic::Topic;
@@ -38,5 +38,20 @@ async fn keeps_the_ports(guarantee: Guarantee) {
         too_large_bytes: support::EVENT_BYTES_MAX + 1,
     };
     run(&subject).await;
+    Embedded::stop(&broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_what_it_refused_also_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = support::start(folder.path()).await;
+    parking(&*broker, &*broker).await;
+    let place = broker.parking().unwrap();
+    place.put("c".repeat(32), 0, "head".into()).await.unwrap();
+    Embedded::stop(&broker).await;
+    drop((place, broker));
+    let broker = support::start(folder.path()).await;
+    let heads = broker.parking().unwrap().heads(10).await.unwrap();
+    assert_eq!(heads, [("c".repeat(32), "head".into())]);
     Embedded::stop(&broker).await;
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use longhaul_broker::conformance::{Subject, run};
+use longhaul_broker::conformance::{Subject, parking, run};
 use longhaul_broker::{Connector, SinkSpec, SourceSpec};
 use longhaul_topology::{BrokerKind, Guarantee, Partition, SinkKind, SourceKind};
 
@@ -31,4 +31,10 @@ async fn kafka_conforms() {
         too_large_bytes: 1_048_589,
     };
     run(&subject).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_keeps_what_it_refused() {
+    let kafka = common::kafka();
+    parking(&*common::connector(kafka.bootstrap()), &*common::connector(kafka.bootstrap())).await;
 }

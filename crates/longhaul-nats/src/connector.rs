@@ -6,7 +6,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use longhaul_broker::{Connector, Context, Health, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
+use longhaul_broker::{
+    Connector, Context, Health, Parking, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec,
+};
 use longhaul_config::Nats;
 use longhaul_topology::{Guarantee, SinkKind, SourceKind};
 use tokio::runtime::Handle;
@@ -16,6 +18,7 @@ use crate::client::Link;
 use crate::config::Access;
 use crate::health::Board;
 use crate::once::WINDOW_MIN;
+use crate::parked::StreamParking;
 use crate::sink::{Memories, NatsSink};
 use crate::source::{CoreSource, Selection, StreamSource};
 
@@ -107,5 +110,8 @@ impl Connector for NatsConnector {
         }
         let (link, create_streams) = (self.writing.clone(), self.access.create_streams());
         Ok(Arc::new(NatsSink { link, streams, create_streams, once, memories: self.memories.clone() }))
+    }
+    fn parking(&self) -> Option<Arc<dyn Parking>> {
+        Some(Arc::new(StreamParking { link: self.writing.clone() }))
     }
 }

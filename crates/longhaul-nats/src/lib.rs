@@ -17,6 +17,7 @@ mod cursor;
 mod health;
 mod map;
 mod once;
+mod parked;
 mod publish;
 mod pull;
 mod reader;
@@ -28,3 +29,4 @@ mod tail;
 mod window;
 
 pub use connector::NatsConnector;
+pub use parked::PARKED;

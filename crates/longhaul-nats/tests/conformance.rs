@@ -55,3 +55,10 @@ async fn core_subjects_keep_what_applies_of_the_contract() {
     let source = source_spec(SourceKind::CoreNats { topics: filters(&["a.>", "b"]) });
     run(&nats, source, SinkSpec { sink: SinkKind::CoreNats, guarantee: Guarantee::AtLeastOnce }, 2 << 20).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_what_it_refused() {
+    // Less than the server's own default.
+    let nats = Nats::start_with("max_payload: 64KB").expect("a server");
+    conformance::parking(&*connector(access(&nats)), &*connector(access(&nats))).await;
+}

@@ -15,6 +15,7 @@ mod check;
 mod events;
 mod expect;
 mod once;
+mod parking;
 mod stages;
 mod tail;
 
@@ -25,6 +26,7 @@ use longhaul_topology::{BrokerKind, FlowKey, Guarantee};
 
 pub use events::{batch, event};
 pub use expect::{Expect, HeaderOrder, NullHeader, Tombstone, TypedHeader};
+pub use parking::parking;
 
 use crate::{Connector, SinkSpec, SourceSpec};
 

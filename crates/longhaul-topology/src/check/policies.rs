@@ -24,8 +24,7 @@ fn cannot_park(sink: &SinkKind) -> Option<&'static str> {
         SinkKind::RabbitExchange { .. } | SinkKind::RabbitQueue { .. } => {
             Some("what RabbitMQ refuses cannot be kept in RabbitMQ yet")
         }
-        SinkKind::JetStream => Some("what JetStream refuses cannot be kept in JetStream yet"),
         SinkKind::CoreNats => Some("core NATS keeps nothing"),
-        SinkKind::Kafka { .. } | SinkKind::Embedded => None,
+        SinkKind::Kafka { .. } | SinkKind::JetStream | SinkKind::Embedded => None,
     }
 }
