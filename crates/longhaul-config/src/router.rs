@@ -40,6 +40,8 @@ pub struct LinkListen {
     pub key: PathBuf,
     /// PEM file: the authorities that peers' certificates must come from.
     pub ca: PathBuf,
+    /// PEM file: what those authorities have revoked.
+    pub crl: Option<PathBuf>,
     /// Largest event accepted over a link, in bytes: 1 MiB by default, 64 MiB at most.
     pub event_bytes_max: u32,
 }

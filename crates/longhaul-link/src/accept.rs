@@ -12,14 +12,14 @@ use tokio::{
 
 use crate::{
     BatchHandler, LinkConfig, LinkError,
-    control::{Opening, refuse},
+    control::{Opening, refuse, watch_certificate},
     dial::{HANDSHAKE_TIMEOUT, certified},
     endpoint::endpoint,
     link::{FrameReceiver, LinkHandle, Wire},
     parcel::receive,
     tls::Loaded,
     transport::{Role, transport},
-    verify::PeerVerifier,
+    verify::{Peer, PeerVerifier},
 };
 
 /// Handshakes at a time; more are turned away.
@@ -128,12 +128,16 @@ impl Doorman {
     }
 
     async fn greet(&self, connection: &Connection) -> Result<InLink, LinkError> {
-        let (peer, peer_expiry) = certified(connection)?;
+        let (chain, peer, peer_expiry) = certified(connection)?;
         let here = self.config.hello();
         let (send, recv) = connection.accept_bi().await?;
         let mut opening = Opening::new(send, recv);
         let hello = opening.exchange(connection, Role::Listener, &here, &peer).await?;
-        let receiver = opening.start(Wire::new(connection.clone(), peer_expiry), &here, hello, JoinSet::new());
+        let wire = Wire::new(connection.clone(), peer_expiry);
+        let judged = Peer { chain, role: Role::Listener, region: None };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch_certificate(wire.clone(), judged, self.config.identity.watch()));
+        let receiver = opening.start(wire, &here, hello, tasks);
         Ok(InLink { receiver: InReceiver { frames: receiver, reading: false } })
     }
 

@@ -8,9 +8,11 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::prelude::FromDer;
 
 use crate::tls::{RouterName, TlsFiles, uri};
 
@@ -125,6 +127,39 @@ pub fn make(ca: &Pem, wanted: &RouterCert) -> Result<Pem, CertsError> {
     Ok(Pem { cert: params.signed_by(&key, &issuer)?.pem(), key: key.serialize_pem() })
 }
 
+/// Makes a list of what a CA has revoked: certificates that it made, as PEM. `number` rises with every list.
+///
+/// # Errors
+/// [`CertsError`].
+pub fn make_crl(ca: &Pem, number: u64, revoked: &[&str]) -> Result<String, CertsError> {
+    let issuer = Issuer::from_ca_cert_pem(&ca.cert, KeyPair::from_pem(&ca.key)?)?;
+    let now = SystemTime::now();
+    let revoked_certs = revoked.iter().map(|pem| {
+        Ok(RevokedCertParams {
+            serial_number: serial(pem)?,
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        })
+    });
+    let params = CertificateRevocationListParams {
+        this_update: (now - BACKDATED).into(),
+        next_update: (now + ROUTER_LIFE).into(),
+        crl_number: number.into(),
+        issuing_distribution_point: None,
+        revoked_certs: revoked_certs.collect::<Result<_, CertsError>>()?,
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(params.signed_by(&issuer)?.pem()?)
+}
+
+fn serial(pem: &str) -> Result<SerialNumber, CertsError> {
+    let unreadable = || CertsError::Make(rcgen::Error::CouldNotParseCertificate);
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| unreadable())?;
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(&der).map_err(|_| unreadable())?;
+    Ok(SerialNumber::from_slice(certificate.raw_serial()))
+}
+
 /// Writes `ca.crt` (the certificate of the CA), `<stem>.crt` and `<stem>.key` into a folder; keys are for their owner's eyes only.
 ///
 /// # Errors
@@ -134,6 +169,7 @@ pub fn write(folder: &Path, stem: &str, ca_cert: &str, router: &Pem) -> Result<T
         cert: folder.join(format!("{stem}.crt")),
         key: folder.join(format!("{stem}.key")),
         ca: folder.join("ca.crt"),
+        crl: None,
     };
     write_file(&files.cert, &router.cert, 0o644)?;
     write_file(&files.key, &router.key, 0o600)?;

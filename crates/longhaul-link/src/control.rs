@@ -19,17 +19,24 @@ use tokio::{
 };
 
 use crate::{
-    RouterName,
+    IdentityWatch, RouterName,
     error::{LinkError, close},
     link::{Core, FrameReceiver, Wire, encode},
     transport::Role,
+    verify::Peer,
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const DEAD_AFTER: Duration = Duration::from_secs(3);
+/// A peer that gives signs of life and takes nothing for that long will never take it: whoever has something to tell it waits until then.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a link stands on that this router dialled and whose peer's certificate has turned bad.
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(10);
 const PRIORITY: i32 = 100;
-/// Frames that wait to be written or to be taken.
+/// Frames that wait to be written; they are made here, and short.
 const FRAMES_QUEUED_MAX: usize = 1024;
+/// Frames that wait to be taken; a peer may make each of them 64 KiB long.
+const FRAMES_TAKEN_MAX: usize = 64;
 const ECHOES_QUEUED_MAX: usize = 8;
 /// Frames are written together up to this size.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -99,7 +106,7 @@ impl Opening {
     /// Starts the tasks of the control stream. `more` are tasks that belong to the same link.
     pub(crate) fn start(self, wire: Arc<Wire>, here: &Hello, peer: Hello, mut more: JoinSet<()>) -> FrameReceiver {
         let (frames, to_write) = mpsc::channel(FRAMES_QUEUED_MAX);
-        let (to_take, taken) = mpsc::channel(FRAMES_QUEUED_MAX);
+        let (to_take, taken) = mpsc::channel(FRAMES_TAKEN_MAX);
         let (echo, echoes) = mpsc::channel(ECHOES_QUEUED_MAX);
         more.spawn(write(wire.clone(), self.send, to_write, echoes));
         more.spawn(read(wire.clone(), self.recv, self.buffer, to_take, echo));
@@ -146,9 +153,6 @@ async fn write(
         tokio::select! {
             biased;
             _ = tick.tick() => {
-                if SystemTime::now() >= wire.peer_expiry {
-                    return wire.fail(LinkError::Expired);
-                }
                 append(&mut buffer, &Frame::Heartbeat { at_micros: micros_since(wire.began) });
             }
             Some(at_micros) = echoes.recv() => append(&mut buffer, &Frame::HeartbeatEcho { at_micros }),
@@ -162,8 +166,13 @@ async fn write(
         {
             buffer.extend_from_slice(&bytes);
         }
-        if send.write_all(&buffer).await.is_err() {
-            return wire.fail(unexpected("the control stream was stopped"));
+        match tokio::time::timeout(WRITE_PATIENCE, send.write_all(&buffer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return wire.fail(unexpected("the control stream was stopped")),
+            Err(_) => {
+                let text = format!("the peer has not read what it is told for {} s", WRITE_PATIENCE.as_secs());
+                return wire.fail(LinkError::Protocol { code: close::NOT_READING, text });
+            }
         }
         buffer.clear();
     }
@@ -202,6 +211,34 @@ async fn read(
             Err(_) => return wire.fail(LinkError::Dead),
         }
         heard = Instant::now();
+    }
+}
+
+/// Ends the link when the certificate of its peer has run out, or is no longer good by what this router now knows. The peer that was
+/// dialled may have another certificate by now, which only a new link shows: there is time to make one.
+pub(crate) async fn watch_certificate(wire: Arc<Wire>, peer: Peer, mut own: IdentityWatch) {
+    let mut tick = tokio::time::interval(HEARTBEAT);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let patience = if peer.role == Role::Dialer { RENEWAL_PATIENCE } else { Duration::ZERO };
+    // What came into force during the handshake counts as well.
+    let (mut judged_by, mut bad_since) = (None, None);
+    loop {
+        let current = own.current();
+        if judged_by.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &current)) {
+            let fault = peer.judge(&current).err();
+            judged_by = Some(current);
+            bad_since = fault.map(|fault| (bad_since.map_or_else(Instant::now, |(since, _)| since), fault));
+        }
+        if let Some((_, fault)) = bad_since.take_if(|(since, _)| since.elapsed() >= patience) {
+            return wire.fail(LinkError::Certificate(fault));
+        }
+        if SystemTime::now() >= wire.peer_expiry {
+            return wire.fail(LinkError::Expired);
+        }
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = own.changed() => {}
+        }
     }
 }
 

@@ -4,29 +4,31 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Deref,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use longhaul_wire::Frame;
 use quinn::{ClientConfig, Connection, Endpoint};
+use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
 use crate::{
-    Class, Identity, LinkConfig, LinkError, LinkStats, RouterName, WindowHint,
-    control::{Opening, refuse},
+    CertificateFault, Class, Identity, LinkConfig, LinkError, LinkStats, RouterName, WindowHint,
+    control::{Opening, refuse, watch_certificate},
     endpoint::endpoint,
     link::{FrameReceiver, LinkHandle, Wire},
     outbox::Outbox,
     parcel::pump,
     tls::inspect,
     transport::{Role, transport},
+    verify::Peer,
 };
 
 /// QUIC, TLS and the Hellos must be through by then.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Routers are known by the URI name in their certificate; TLS wants some name all the same, and it is not sent.
-const SERVER_NAME: &str = "longhaul";
+pub(crate) const SERVER_NAME: &str = "longhaul";
 
 /// Dials routers of other regions, all from one socket.
 pub struct Dialer {
@@ -72,20 +74,22 @@ impl Dialer {
             None => error.into(),
         })?;
         debug_assert!(verifier.verdict().judged > 0, "no handshake without the verifier");
-        let greeted = self.greet(&connection).await;
+        let greeted = self.greet(&connection, region).await;
         greeted.inspect_err(|error| refuse(&connection, error))
     }
 
-    async fn greet(&self, connection: &Connection) -> Result<OutLink, LinkError> {
-        let (peer, peer_expiry) = certified(connection)?;
+    async fn greet(&self, connection: &Connection, region: &str) -> Result<OutLink, LinkError> {
+        let (chain, peer, peer_expiry) = certified(connection)?;
         let here = self.config.hello();
         let (send, recv) = connection.open_bi().await?;
         let mut opening = Opening::new(send, recv);
         let hello = opening.exchange(connection, Role::Dialer, &here, &peer).await?;
+        let judged = Peer { chain, role: Role::Dialer, region: Some(region.to_owned()) };
         let wire = Wire::new(connection.clone(), peer_expiry);
         let outbox = Arc::new(Outbox::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(pump(wire.clone(), outbox.clone()));
+        tasks.spawn(watch_certificate(wire.clone(), judged, self.config.identity.watch()));
         let receiver = opening.start(wire, &here, hello, tasks);
         let sender = OutSender { link: LinkHandle { core: receiver.core.clone() }, outbox };
         Ok(OutLink { sender, receiver })
@@ -175,12 +179,15 @@ impl OutSender {
     }
 }
 
-/// Name and end of the certificate that the peer has proven to hold.
-pub(crate) fn certified(connection: &Connection) -> Result<(RouterName, std::time::SystemTime), LinkError> {
+/// The certificates that the peer has proven to hold, with the name and the end of its own.
+pub(crate) fn certified(
+    connection: &Connection,
+) -> Result<(Vec<CertificateDer<'static>>, RouterName, SystemTime), LinkError> {
     let chain = connection
         .peer_identity()
-        .and_then(|identity| identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok())
-        .ok_or(LinkError::Certificate(crate::CertificateFault::Missing))?;
-    let first = chain.first().ok_or(LinkError::Certificate(crate::CertificateFault::Missing))?;
-    Ok(inspect(first)?)
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
+        .ok_or(LinkError::Certificate(CertificateFault::Missing))?;
+    let first = chain.first().ok_or(LinkError::Certificate(CertificateFault::Missing))?;
+    let (name, expiry) = inspect(first)?;
+    Ok((*chain, name, expiry))
 }

@@ -19,6 +19,12 @@ pub mod close {
     pub const UNEXPECTED: u32 = 0x13;
     /// A fault of the one who closes.
     pub const INTERNAL: u32 = 0x14;
+    /// The peer's certificate is not good any more: it was revoked, or its CA is gone.
+    pub const CERTIFICATE: u32 = 0x15;
+    /// The peer does not read what it is told.
+    pub const NOT_READING: u32 = 0x16;
+    /// Parcels that are begun and do not go on, or hold nothing.
+    pub const PARCELS: u32 = 0x17;
 }
 
 /// Why a link ended, or why there is none.
@@ -154,6 +160,9 @@ pub enum CertificateFault {
     /// Before its beginning.
     #[error("it is not valid yet")]
     NotYetValid,
+    /// Taken back by its CA.
+    #[error("it was revoked")]
+    Revoked,
     /// Another CA.
     #[error("it was not issued by the CA of this mesh")]
     ForeignCa,
@@ -245,6 +254,7 @@ impl LinkError {
             Self::Protocol { code, .. } => *code,
             Self::Dead => close::DEAD,
             Self::Expired => close::EXPIRED,
+            Self::Certificate(_) => close::CERTIFICATE,
             Self::Closed(_) | Self::Goodbye(_) => close::DONE,
             _ => close::INTERNAL,
         }
@@ -264,6 +274,7 @@ impl CertificateFault {
         match self {
             Self::Expired => "certificate_expired",
             Self::NotYetValid => "certificate_not_yet_valid",
+            Self::Revoked => "certificate_revoked",
             Self::ForeignCa => "certificate_foreign_ca",
             Self::Missing => "certificate_missing",
             Self::NoName | Self::ManyNames | Self::BadName(_) => "certificate_name",

@@ -27,5 +27,5 @@ pub use link::{FrameReceiver, LinkHandle, LinkStats};
 pub use longhaul_topology::{Class, Congestion};
 pub use parcel::BatchHandler;
 pub use scheduler::{Gate, Offer, Parcel, Scheduler, class_from_wire, class_to_wire};
-pub use tls::{Identity, RouterName, TlsFiles};
+pub use tls::{Fresh, Identity, IdentityWatch, RouterName, TlsFiles};
 pub use transport::WindowHint;

@@ -1,13 +1,19 @@
 //! Parcels: unidirectional streams with batches of one class. Written whole and finished; read batch by batch, with every declared
 //! length checked before anything is allocated for it.
 
-use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream::FuturesUnordered};
 use longhaul_event::Event;
 use longhaul_wire::{BATCH_HEADER_BYTES, BatchHeader, Limits, WireError, decode_batch, decode_header, frame_len};
-use quinn::{Connection, ConnectionError, ReadError, RecvStream};
+use quinn::{Connection, ReadError, RecvStream};
 use tokio::task::JoinSet;
 
 use crate::{Class, Gate, LinkError, Parcel, Violation, error::close, link::Wire, outbox::Outbox};
@@ -19,9 +25,24 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Parcels that are read at a time; as many as a sender has open.
 const READERS_MAX: usize = crate::scheduler::PARCELS_OPEN_MAX;
 const URGENT: i32 = 70;
+/// What a sender has open at most, so that no receiver takes it for a flood.
+const OPEN_BYTES_MAX: u64 = 48 * 1024 * 1024;
+/// What one link may hold in batches that have not arrived whole, beside one of the largest size: more than any sender has open.
+const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A parcel that is begun and then stands still for that long was never meant to go on. An outage ends the link long before.
+const READ_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Takes the batches of a link, in the order in which they come out of the network; parcels overtake each other.
 pub trait BatchHandler: Send + Sync {
+    /// Judges a batch by its header alone, before anything is allocated for the rest of it. One that is not wanted is passed over. Must not
+    /// block.
+    ///
+    /// # Errors
+    /// [`Violation`] when the batch should never have been sent: ends the link.
+    fn admit(&self, _header: &BatchHeader) -> Result<bool, Violation> {
+        Ok(true)
+    }
+
     /// Takes a batch that is whole and well formed. Called from several tasks at once; must not block.
     ///
     /// # Errors
@@ -68,7 +89,7 @@ pub(crate) async fn pump(wire: Arc<Wire>, outbox: Arc<Outbox>) {
 }
 
 fn gate(connection: &Connection, open_bytes: usize, open_parcels: usize) -> Gate {
-    let budget = (2 * connection.stats().path.cwnd).max(OPEN_BYTES_MIN);
+    let budget = (2 * connection.stats().path.cwnd).clamp(OPEN_BYTES_MIN, OPEN_BYTES_MAX);
     Gate { open_bytes, open_parcels, budget_bytes: usize::try_from(budget).unwrap_or(usize::MAX) }
 }
 
@@ -110,6 +131,7 @@ fn priority(class: Class) -> i32 {
 /// Reads parcels and hands their batches over until the link ends.
 pub(crate) async fn receive(wire: Arc<Wire>, limits: Limits, handler: Arc<dyn BatchHandler>) {
     let mut readers = JoinSet::new();
+    let held = Arc::new(AtomicUsize::new(0));
     loop {
         tokio::select! {
             biased;
@@ -119,7 +141,7 @@ pub(crate) async fn receive(wire: Arc<Wire>, limits: Limits, handler: Arc<dyn Ba
                 Err(panic) => wire.fail(internal(&panic.to_string())),
             },
             stream = wire.connection.accept_uni(), if readers.len() < READERS_MAX => match stream {
-                Ok(stream) => drop(readers.spawn(read(stream, limits, handler.clone()))),
+                Ok(stream) => drop(readers.spawn(read(stream, limits, handler.clone(), held.clone()))),
                 Err(_) => return,
             },
         }
@@ -127,17 +149,32 @@ pub(crate) async fn receive(wire: Arc<Wire>, limits: Limits, handler: Arc<dyn Ba
 }
 
 /// Reads one parcel. A parcel that is reset, or whose connection is lost, is no fault: its flows are opened again.
-async fn read(mut stream: RecvStream, limits: Limits, handler: Arc<dyn BatchHandler>) -> Result<(), LinkError> {
+async fn read(
+    mut stream: RecvStream,
+    limits: Limits,
+    handler: Arc<dyn BatchHandler>,
+    held: Arc<AtomicUsize>,
+) -> Result<(), LinkError> {
     let mut rest = Bytes::new();
+    let mut is_empty = true;
     loop {
         let mut head = BytesMut::with_capacity(BATCH_HEADER_BYTES);
         match fill(&mut stream, &mut rest, &mut head, BATCH_HEADER_BYTES).await {
             Ok(()) => {}
-            Err(Stop::End) if head.is_empty() => return Ok(()),
+            Err(Stop::End) if head.is_empty() && !is_empty => return Ok(()),
+            Err(Stop::End) if head.is_empty() => return Err(parcels("a parcel holds nothing")),
             Err(stop) => return stop.verdict(),
         }
+        is_empty = false;
         let header = decode_header(&head)?;
         let len = frame_len(&header, &limits)?;
+        if !handler.admit(&header)? {
+            if let Err(stop) = pass(&mut stream, &mut rest, len - BATCH_HEADER_BYTES).await {
+                return stop.verdict();
+            }
+            continue;
+        }
+        let _held = Held::more(&held, len, &limits)?;
         let mut batch = BytesMut::with_capacity(len);
         batch.put_slice(&head);
         if let Err(stop) = fill(&mut stream, &mut rest, &mut batch, len).await {
@@ -152,17 +189,42 @@ async fn read(mut stream: RecvStream, limits: Limits, handler: Arc<dyn BatchHand
     }
 }
 
+/// What one batch counts among those that have not arrived whole.
+struct Held<'a> {
+    all: &'a AtomicUsize,
+    bytes: usize,
+}
+
+impl<'a> Held<'a> {
+    fn more(all: &'a AtomicUsize, bytes: usize, limits: &Limits) -> Result<Self, LinkError> {
+        let before = all.fetch_add(bytes, Ordering::Relaxed);
+        let held = Self { all, bytes };
+        if before + bytes > HELD_BYTES_MAX + limits.batch_raw_bytes_max() {
+            return Err(parcels("more batches are begun than can be under way"));
+        }
+        Ok(held)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// Why a read stopped short.
 enum Stop {
     End,
     Reset,
     Lost,
+    Still,
 }
 
 impl Stop {
     fn verdict(self) -> Result<(), LinkError> {
         match self {
             Self::End => Err(WireError::Truncated("batch").into()),
+            Self::Still => Err(parcels("a parcel was begun and does not go on")),
             Self::Reset | Self::Lost => Ok(()),
         }
     }
@@ -171,19 +233,42 @@ impl Stop {
 /// Fills `into` up to `len` bytes, from what is left of the last chunk and then from the stream.
 async fn fill(stream: &mut RecvStream, rest: &mut Bytes, into: &mut BytesMut, len: usize) -> Result<(), Stop> {
     while into.len() < len {
-        if rest.is_empty() {
-            *rest = match stream.read_chunk(usize::MAX, true).await {
-                Ok(Some(chunk)) => chunk.bytes,
-                Ok(None) => return Err(Stop::End),
-                Err(ReadError::ConnectionLost(ConnectionError::LocallyClosed)) => return Err(Stop::Lost),
-                Err(ReadError::ConnectionLost(_)) => return Err(Stop::Lost),
-                Err(_) => return Err(Stop::Reset),
-            };
-        }
+        more(stream, rest).await?;
         let part = rest.split_to(rest.len().min(len - into.len()));
         into.put_slice(&part);
     }
     Ok(())
+}
+
+/// Passes over so many bytes without keeping them.
+async fn pass(stream: &mut RecvStream, rest: &mut Bytes, len: usize) -> Result<(), Stop> {
+    let mut left = len;
+    while left > 0 {
+        more(stream, rest).await?;
+        let part = rest.len().min(left);
+        rest.advance(part);
+        left -= part;
+    }
+    Ok(())
+}
+
+/// Takes the next chunk of the stream when nothing is left of the last one.
+async fn more(stream: &mut RecvStream, rest: &mut Bytes) -> Result<(), Stop> {
+    if !rest.is_empty() {
+        return Ok(());
+    }
+    *rest = match tokio::time::timeout(READ_PATIENCE, stream.read_chunk(usize::MAX, true)).await {
+        Ok(Ok(Some(chunk))) => chunk.bytes,
+        Ok(Ok(None)) => return Err(Stop::End),
+        Ok(Err(ReadError::ConnectionLost(_))) => return Err(Stop::Lost),
+        Ok(Err(_)) => return Err(Stop::Reset),
+        Err(_) => return Err(Stop::Still),
+    };
+    Ok(())
+}
+
+fn parcels(text: &str) -> LinkError {
+    LinkError::Protocol { code: close::PARCELS, text: text.to_owned() }
 }
 
 fn internal(text: &str) -> LinkError {

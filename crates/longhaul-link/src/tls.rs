@@ -1,23 +1,25 @@
 //! Who this router is: its certificate, its key, the CA of its mesh, and the TLS configurations made of them.
 //!
 //! TLS 1.3 only, mutual, ALPN `longhaul/1`. Resumption and 0-RTT are off on both sides: with resumption a revoked peer would be let in
-//! again without the verifier being asked. Reloading changes new handshakes only.
+//! again without the verifier being asked. What is read anew holds from the next handshake on, and every link that stands judges its
+//! peer once more by it.
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     RootCertStore,
-    client::Resumption,
+    client::{Resumption, WebPkiServerVerifier},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
+use tokio::sync::watch;
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
 
 use crate::{
@@ -37,6 +39,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The CA certificates of the mesh; several while one is replaced by another.
     pub ca: PathBuf,
+    /// What those CAs have revoked, one list after the other; its dates are not looked at, since an old list is better than none.
+    pub crl: Option<PathBuf>,
 }
 
 /// Which router a certificate names.
@@ -52,19 +56,28 @@ pub struct RouterName {
 
 /// The identity of this router, shared by all its endpoints.
 pub struct Identity {
-    files: TlsFiles,
-    current: RwLock<Arc<Loaded>>,
+    current: watch::Sender<Arc<Loaded>>,
 }
+
+/// A reading of the files that is good, and not in force yet.
+pub struct Fresh(Arc<Loaded>);
+
+/// Tells of another identity coming into force.
+pub struct IdentityWatch(watch::Receiver<Arc<Loaded>>);
 
 /// One reading of the files.
 pub(crate) struct Loaded {
     pub(crate) name: RouterName,
     pub(crate) expiry: SystemTime,
-    pub(crate) roots: Arc<RootCertStore>,
     pub(crate) provider: Arc<CryptoProvider>,
+    pub(crate) clients: Arc<dyn ClientCertVerifier>,
+    /// Judges servers by a DNS name too, which is not looked at.
+    pub(crate) servers: Arc<WebPkiServerVerifier>,
+    files: TlsFiles,
     certified: Arc<CertifiedKey>,
-    clients: Arc<dyn ClientCertVerifier>,
     key_der: Vec<u8>,
+    /// Of the content of all files.
+    digest: [u8; 32],
 }
 
 impl Identity {
@@ -73,18 +86,32 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`], a sentence that names the file.
     pub fn load(files: TlsFiles) -> Result<Self, IdentityError> {
-        let loaded = Arc::new(Loaded::read(&files)?);
-        Ok(Self { files, current: RwLock::new(loaded) })
+        Ok(Self { current: watch::Sender::new(Arc::new(Loaded::read(files)?)) })
     }
 
-    /// Reads the files again. Links that stand are left alone; the next handshake uses what was read.
+    /// Reads the same files again and puts what they say in force.
     ///
     /// # Errors
     /// [`IdentityError`]; the identity stays what it was.
     pub fn reload(&self) -> Result<(), IdentityError> {
-        let loaded = Arc::new(Loaded::read(&self.files)?);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        self.install(Fresh::read(self.files())?);
         Ok(())
+    }
+
+    /// Puts a reading in force: the next handshake uses it, and links that stand judge their peers by it. Returns whether it is another
+    /// one than before; if not, nobody hears of it.
+    pub fn install(&self, fresh: Fresh) -> bool {
+        self.current.send_if_modified(|current| {
+            let differs = current.digest != fresh.0.digest;
+            *current = fresh.0;
+            differs
+        })
+    }
+
+    /// Tells of every change from now on.
+    #[must_use]
+    pub fn watch(&self) -> IdentityWatch {
+        IdentityWatch(self.current.subscribe())
     }
 
     /// Which router the certificate names.
@@ -99,40 +126,83 @@ impl Identity {
         self.current().expiry
     }
 
-    /// The files that it is read from.
+    /// The files that it was read from.
     #[must_use]
-    pub fn files(&self) -> &TlsFiles {
-        &self.files
+    pub fn files(&self) -> TlsFiles {
+        self.current().files.clone()
     }
 
     pub(crate) fn current(&self) -> Arc<Loaded> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.borrow().clone()
+    }
+}
+
+impl Fresh {
+    /// Reads and checks the files.
+    ///
+    /// # Errors
+    /// [`IdentityError`], a sentence that names the file.
+    pub fn read(files: TlsFiles) -> Result<Self, IdentityError> {
+        Ok(Self(Arc::new(Loaded::read(files)?)))
+    }
+
+    /// Which router the certificate names.
+    #[must_use]
+    pub fn name(&self) -> &RouterName {
+        &self.0.name
+    }
+}
+
+impl IdentityWatch {
+    /// Waits for another identity to come into force; for ever when there will be none. Cancel safe.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    pub(crate) fn current(&mut self) -> Arc<Loaded> {
+        self.0.borrow_and_update().clone()
     }
 }
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("name", &self.name()).field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Identity").field("name", &self.name()).field("files", &self.files()).finish_non_exhaustive()
     }
 }
 
 impl Loaded {
-    fn read(files: &TlsFiles) -> Result<Self, IdentityError> {
+    fn read(files: TlsFiles) -> Result<Self, IdentityError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let chain = certificates("certificate", &files.cert)?;
+        let texts = Texts::read(&files)?;
+        let chain = certificates("certificate", &files.cert, &texts.cert)?;
         let (name, expiry) = inspect(&chain[0])
             .map_err(|fault| IdentityError::Name { path: files.cert.display().to_string(), fault })?;
-        let key = private_key(&files.key)?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&texts.key).map_err(|error| content("key", &files.key, error.to_string()))?;
         let unusable = |text: String| IdentityError::Unusable { path: files.cert.display().to_string(), text };
         let certified =
             CertifiedKey::from_der(chain, key.clone_key(), &provider).map_err(|error| unusable(error.to_string()))?;
         certified.keys_match().map_err(|error| unusable(error.to_string()))?;
-        let roots = Arc::new(roots(&files.ca)?);
+        let roots = Arc::new(roots(&files.ca, &texts.ca)?);
+        let crls = files.crl.as_ref().map_or(Ok(Vec::new()), |path| revocations(path, &texts.crl))?;
+        // A list that cannot be used was read as one: what is wrong with it shows here.
+        let (what, path) = files.crl.as_ref().map_or(("CA", &files.ca), |crl| ("revocation list", crl));
+        let refused = |error: &dyn std::fmt::Display| content(what, path, error.to_string());
+        // A list says something of its own CA only: certificates of the others stay good.
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .with_crls(crls.clone())
+            .allow_unknown_revocation_status()
             .build()
-            .map_err(|error| content("CA", &files.ca, error.to_string()))?;
-        let key_der = key.secret_der().to_vec();
-        Ok(Self { name, expiry, roots, provider, certified: Arc::new(certified), clients, key_der })
+            .map_err(|error| refused(&error))?;
+        let servers = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+            .with_crls(crls)
+            .allow_unknown_revocation_status()
+            .build()
+            .map_err(|error| refused(&error))?;
+        let (key_der, digest) = (key.secret_der().to_vec(), texts.digest());
+        Ok(Self { name, expiry, provider, clients, servers, files, certified: Arc::new(certified), key_der, digest })
     }
 
     /// Secrets that stay the same as long as the key does: an HMAC of a label under the key.
@@ -144,7 +214,7 @@ impl Loaded {
     /// TLS for dialling a router of a region. What the verifier finds is left in the returned slot.
     pub(crate) fn client(&self, region: &str) -> Result<(QuicClientConfig, Arc<PeerVerifier>), String> {
         let expected = Expected { mesh: self.name.mesh.clone(), region: Some(region.to_owned()) };
-        let verifier = Arc::new(PeerVerifier::new(self, expected, self.clients.clone()));
+        let verifier = Arc::new(PeerVerifier::new(self, expected));
         let mut config = rustls::ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| error.to_string())?
@@ -161,7 +231,7 @@ impl Loaded {
     /// TLS for one incoming connection. What the verifier finds is left in the returned slot.
     pub(crate) fn server(&self) -> Result<(QuicServerConfig, Arc<PeerVerifier>), String> {
         let expected = Expected { mesh: self.name.mesh.clone(), region: None };
-        let verifier = Arc::new(PeerVerifier::new(self, expected, self.clients.clone()));
+        let verifier = Arc::new(PeerVerifier::new(self, expected));
         let mut config = rustls::ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| error.to_string())?
@@ -208,23 +278,51 @@ fn parse_name(uri: &str) -> Option<RouterName> {
     parts.next().is_none().then_some(name)
 }
 
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let text = read(what, path)?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+/// What the files hold.
+struct Texts {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    ca: Vec<u8>,
+    crl: Vec<u8>,
+}
+
+impl Texts {
+    fn read(files: &TlsFiles) -> Result<Self, IdentityError> {
+        let cert = read("certificate", &files.cert)?;
+        let (key, ca) = (read("key", &files.key)?, read("CA", &files.ca)?);
+        let crl = files.crl.as_ref().map_or(Ok(Vec::new()), |path| read("revocation list", path))?;
+        Ok(Self { cert, key, ca, crl })
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let mut all = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for text in [&self.cert, &self.key, &self.ca, &self.crl] {
+            all.update(&text.len().to_le_bytes());
+            all.update(text);
+        }
+        all.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+}
+
+fn certificates(what: &'static str, path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let chain = chain.map_err(|error| content(what, path, error.to_string()))?;
     if chain.is_empty() { Err(content(what, path, "no PEM section CERTIFICATE".into())) } else { Ok(chain) }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
-    PrivateKeyDer::from_pem_slice(&read("key", path)?).map_err(|error| content("key", path, error.to_string()))
-}
-
-fn roots(path: &Path) -> Result<RootCertStore, IdentityError> {
+fn roots(path: &Path, text: &[u8]) -> Result<RootCertStore, IdentityError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("CA", path)? {
+    for certificate in certificates("CA", path, text)? {
         roots.add(certificate).map_err(|error| content("CA", path, error.to_string()))?;
     }
     Ok(roots)
+}
+
+/// The lists of a file. None at all is refused: a file that was cut short must not let everybody in again.
+fn revocations(path: &Path, text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(text).collect();
+    let lists = lists.map_err(|error| content("revocation list", path, error.to_string()))?;
+    if lists.is_empty() { Err(content("revocation list", path, "no PEM section X509 CRL".into())) } else { Ok(lists) }
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, IdentityError> {

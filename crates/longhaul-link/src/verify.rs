@@ -6,22 +6,21 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
     client::{
+        WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        ParsedCertificate,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
 use crate::{
+    dial::SERVER_NAME,
     error::CertificateFault,
     tls::{Loaded, inspect},
+    transport::Role,
 };
 
 /// Whom a handshake is meant for.
@@ -31,13 +30,40 @@ pub(crate) struct Expected {
     pub(crate) region: Option<String>,
 }
 
+/// The certificate of a peer with which a link stands, to be judged again when this router's own files change.
+pub(crate) struct Peer {
+    /// As the peer showed it, its own first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// Who dialled was shown the certificate of a server.
+    pub(crate) role: Role,
+    /// The region that was dialled.
+    pub(crate) region: Option<String>,
+}
+
+impl Peer {
+    /// Whether a handshake with it would be good now.
+    pub(crate) fn judge(&self, own: &Loaded) -> Result<(), CertificateFault> {
+        let (end_entity, intermediates) = self.chain.split_first().ok_or(CertificateFault::Missing)?;
+        let expected = Expected { mesh: own.name.mesh.clone(), region: self.region.clone() };
+        let (verifier, now) = (PeerVerifier::new(own, expected), UnixTime::now());
+        let judged = match self.role {
+            Role::Dialer => {
+                let name = ServerName::try_from(SERVER_NAME).expect("a constant that is a name");
+                verifier.verify_server_cert(end_entity, intermediates, &name, &[], now).map(drop)
+            }
+            Role::Listener => verifier.verify_client_cert(end_entity, intermediates, now).map(drop),
+        };
+        judged.map_err(|error| verifier.verdict().fault.unwrap_or_else(|| fault_of(&error)))
+    }
+}
+
 /// The verifier of one handshake.
 #[derive(Debug)]
 pub(crate) struct PeerVerifier {
     expected: Expected,
-    roots: Arc<RootCertStore>,
     algorithms: WebPkiSupportedAlgorithms,
     clients: Arc<dyn ClientCertVerifier>,
+    servers: Arc<WebPkiServerVerifier>,
     verdict: Mutex<Verdict>,
 }
 
@@ -49,12 +75,12 @@ pub(crate) struct Verdict {
 }
 
 impl PeerVerifier {
-    pub(crate) fn new(own: &Loaded, expected: Expected, clients: Arc<dyn ClientCertVerifier>) -> Self {
+    pub(crate) fn new(own: &Loaded, expected: Expected) -> Self {
         Self {
             expected,
-            roots: own.roots.clone(),
             algorithms: own.provider.signature_verification_algorithms,
-            clients,
+            clients: own.clients.clone(),
+            servers: own.servers.clone(),
             verdict: Mutex::default(),
         }
     }
@@ -124,6 +150,7 @@ fn fault_of(error: &Error) -> CertificateFault {
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             CertificateFault::ForeignCa
         }
+        Error::InvalidCertificate(CertificateError::Revoked) => CertificateFault::Revoked,
         other => CertificateFault::Other(other.to_string()),
     }
 }
@@ -133,14 +160,17 @@ impl ServerCertVerifier for PeerVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let webpki = ParsedCertificate::try_from(end_entity).and_then(|certificate| {
-            let algorithms = self.algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)
-        });
+        let webpki = match self.servers.verify_server_cert(end_entity, intermediates, server_name, &[], now) {
+            // The DNS name is judged last, and is nothing to us.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(()),
+            other => other.map(|_| ()),
+        };
         self.conclude(end_entity, webpki).map(|()| ServerCertVerified::assertion())
     }
 

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use longhaul_config::{Diagnostics, Router as RouterDocument};
 use longhaul_event::hash64;
+use longhaul_link::{RouterName, TlsFiles};
 use longhaul_topology::Mesh;
 
-/// Both documents, compiled, with the hash of their texts.
+/// Both documents, compiled, with the hash of their texts and of the files of the link.
 #[derive(Debug, Clone)]
 pub struct Documents {
     /// Path of the router document.
@@ -15,7 +16,7 @@ pub struct Documents {
     pub router: RouterDocument,
     /// The mesh document.
     pub mesh: Mesh,
-    /// Changes whenever a byte of either text does.
+    /// Changes whenever a byte of either text does, or of the files of the link's certificates.
     pub hash: u64,
 }
 
@@ -48,16 +49,52 @@ impl Documents {
         let mesh_text = read(&router.mesh)?;
         let mesh = longhaul_config::load_mesh(&router.mesh, &mesh_text).map_err(DocumentError::Wrong)?;
         longhaul_config::check_pair_in(path, &router_text, &router, &mesh).map_err(DocumentError::Wrong)?;
-        let hash = hash64(format!("{router_text}\0{mesh_text}").as_bytes());
+        let hash = hash(&router_text, &mesh_text, &router);
         Ok(Self { path: path.to_owned(), router, mesh, hash })
     }
 
-    /// Hash of both texts as they stand on disk, without compiling them; `None` when one cannot be read.
+    /// Hash of both texts and the certificates as they stand on disk, without looking into them; `None` when a text cannot be read.
     #[must_use]
     pub fn hash_on_disk(&self) -> Option<u64> {
         let (router, mesh) = (read(&self.path).ok()?, read(&self.router.mesh).ok()?);
-        Some(hash64(format!("{router}\0{mesh}").as_bytes()))
+        Some(hash(&router, &mesh, &self.router))
     }
+
+    /// Where the certificates of the link are.
+    #[must_use]
+    pub(crate) fn tls_files(&self) -> TlsFiles {
+        let link = &self.router.link;
+        TlsFiles { cert: link.cert.clone(), key: link.key.clone(), ca: link.ca.clone(), crl: link.crl.clone() }
+    }
+
+    /// Whether a certificate is that of this mesh, this region and this router.
+    ///
+    /// # Errors
+    /// A sentence that says what it is for.
+    pub(crate) fn check_name(&self, name: &RouterName) -> Result<(), String> {
+        for (what, certified, declared) in [
+            ("mesh", &name.mesh, &self.mesh.name),
+            ("region", &name.region, &self.router.region),
+            ("router", &name.router, &self.router.name),
+        ] {
+            if certified != declared {
+                let cert = self.router.link.cert.display();
+                return Err(format!("{cert} is for the {what} {certified}, the documents say {declared}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file of the link that cannot be read counts as empty: whoever uses it says what is wrong with it.
+fn hash(router_text: &str, mesh_text: &str, router: &RouterDocument) -> u64 {
+    let link = &router.link;
+    let mut all = format!("{router_text}\0{mesh_text}").into_bytes();
+    for path in [&link.cert, &link.key, &link.ca].into_iter().chain(&link.crl) {
+        all.push(0);
+        all.extend(std::fs::read(path).unwrap_or_default());
+    }
+    hash64(&all)
 }
 
 fn read(path: &Path) -> Result<String, DocumentError> {

@@ -503,9 +503,12 @@ impl Driver {
             }
             Some(PortEvent::Ack { path_epoch, durable, credit }) => {
                 self.blocked = false;
-                let _stale_is_fine = self.owner.handle_ack(now, path_epoch, durable, credit);
+                let heard = self.owner.handle_ack(now, path_epoch, durable, credit);
                 if let Some(acked) = self.owner.acked() {
                     self.audit.settle(acked);
+                }
+                if let (Heard::Violation, Some(port)) = (heard, &self.port) {
+                    port.lied(&self.flow.key.to.0);
                 }
             }
             Some(PortEvent::Reset { path_epoch, code, text, retry }) => {

@@ -2,28 +2,36 @@
 //!
 //! A link is directional in data: the router of the source region dials, its flows go out over that connection, and acknowledgements
 //! come back on its control stream. A name may resolve to many routers; each address has a dialling loop of its own.
+//!
+//! A link lives no longer than the certificates with which it was made, so it is made anew in good time: when this router has another
+//! certificate, and before that of the peer runs out. The new link is up before the old one goes, and flows only change over.
+
+mod port;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use longhaul_event::{Position, hash64};
-use longhaul_flow::{Credit, ResetCode};
-use longhaul_link::{Dialer, LinkError, LinkStats, OutLink, OutSender, WindowHint};
+use longhaul_event::hash64;
+use longhaul_link::{Dialer, FrameReceiver, LinkError, LinkStats, OutLink, WindowHint};
 use longhaul_telemetry::{LinkGauges, LinkMetrics, Metrics};
-use longhaul_topology::{Class, FlowKey, Guarantee};
-use longhaul_wire::{Frame, Hello, Limits};
+use longhaul_topology::{FlowKey, Guarantee};
+use longhaul_wire::Frame;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::port::{Link, PortSender};
+pub(crate) use self::port::{Port, PortEvent};
 use crate::back_off::BackOff;
+use crate::misdeeds::reason;
+use crate::renewal::Renewal;
 use crate::supervise::Supervisor;
+use crate::waiting::wait_for;
 
 /// How often names are resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(10);
@@ -33,8 +41,6 @@ const FRAMES_MAX: usize = 16;
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
 /// How long after the start the best neighbour is waited for that no link was up to yet.
 const FIRST_LINK_WAIT: Duration = Duration::from_secs(3);
-/// Close code of a link whose peer floods a flow.
-const FLOODED: u32 = 0x201;
 
 /// A region to hold links to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,41 +113,6 @@ struct Shown {
     link: Option<Arc<Link>>,
     connects: u64,
     error: Option<String>,
-}
-
-/// One link that is up.
-struct Link {
-    peer: Hello,
-    sender: OutSender,
-    limits: Limits,
-    handles: AtomicU32,
-    ports: Mutex<HashMap<u32, PortSender>>,
-    closed: CancellationToken,
-    since: Instant,
-}
-
-struct PortSender {
-    frames: mpsc::Sender<PortEvent>,
-    acks: watch::Sender<Option<PortEvent>>,
-}
-
-/// What the applier says to a flow.
-#[derive(Debug, Clone)]
-pub(crate) enum PortEvent {
-    /// It is open.
-    Accept { path_epoch: u32, resume: Option<Position>, credit: Credit },
-    /// It is durable up to there.
-    Ack { path_epoch: u32, durable: u64, credit: Credit },
-    /// It must be opened again.
-    Reset { path_epoch: u32, code: ResetCode, text: String, retry: Duration },
-}
-
-/// A flow's use of a link; ends it when dropped.
-pub(crate) struct Port {
-    link: Arc<Link>,
-    handle: u32,
-    frames: mpsc::Receiver<PortEvent>,
-    acks: watch::Receiver<Option<PortEvent>>,
 }
 
 impl Links {
@@ -344,17 +315,18 @@ impl Links {
         }
     }
 
-    /// Dials and serves the link until it ends. Returns whether it was up.
+    /// Dials and serves the link, and the links that renew it, until it ends. Returns whether it was up.
     async fn dial_once(&self, peer: &Peer, address: SocketAddr, metrics: &LinkMetrics) -> bool {
-        let result = match self.dialer.dial(address, &peer.region, peer.hint).await {
+        let (was_up, error) = match self.dialer.dial(address, &peer.region, peer.hint).await {
             Ok(out) => {
                 metrics.connected();
-                let ended = self.serve(peer, address, out, metrics).await;
-                (true, ended)
+                (true, self.serve_renewed(peer, address, out, metrics).await)
             }
             Err(error) => (false, error),
         };
-        let (was_up, error) = result;
+        if let LinkError::Protocol { .. } = error.cause() {
+            self.metrics.refused_connection(reason(&error));
+        }
         metrics.down();
         let text = error.to_string();
         let mut state = self.lock();
@@ -363,14 +335,35 @@ impl Links {
             tracing::warn!(region = peer.region, %address, error = text, was_up, "a link is down; dialling again");
         }
         (shown.error, shown.link) = (Some(text), None);
-        was_up
+        // Whoever broke the protocol is not dialled again at once, however long it was up.
+        was_up && !matches!(error.cause(), LinkError::Protocol { .. })
     }
 
-    async fn serve(&self, peer: &Peer, address: SocketAddr, out: OutLink, metrics: &LinkMetrics) -> LinkError {
+    /// Serves a link and whatever comes in its place, until there is no link.
+    async fn serve_renewed(&self, peer: &Peer, address: SocketAddr, out: OutLink, metrics: &LinkMetrics) -> LinkError {
+        let mut up = self.bring_up(peer, address, out, None);
+        loop {
+            match self.serve(peer, address, &mut up, metrics).await {
+                Err(ended) => return ended,
+                Ok(renewed) => {
+                    // The new one can be found before the old one cannot.
+                    let renewed = self.bring_up(peer, address, renewed, Some(up.published.link.since));
+                    let old = std::mem::replace(&mut up, renewed);
+                    old.retire();
+                }
+            }
+        }
+    }
+
+    /// Makes a link usable; `since` is when the one came up in whose place it comes.
+    fn bring_up<'a>(&'a self, peer: &'a Peer, address: SocketAddr, out: OutLink, since: Option<Instant>) -> Up<'a> {
         let limits = out.limits();
         let hello = out.peer().clone();
-        let (sender, mut receiver) = out.split();
-        tracing::info!(region = peer.region, router = hello.router, %address, "a link is up");
+        let renewal = Renewal::of(out.peer_expiry(), self.dialer.identity());
+        let (sender, receiver) = out.split();
+        let first = since.is_none();
+        let what = if first { "a link is up" } else { "a link was renewed" };
+        tracing::info!(region = peer.region, router = hello.router, %address, "{what}");
         let link = Arc::new(Link {
             peer: hello,
             sender,
@@ -378,29 +371,53 @@ impl Links {
             handles: AtomicU32::new(1),
             ports: Mutex::new(HashMap::new()),
             closed: CancellationToken::new(),
-            since: Instant::now(),
+            since: since.unwrap_or_else(Instant::now),
         });
-        self.publish(peer, address, &link);
-        let _unpublish = Unpublish { links: self, region: &peer.region, link: &link };
+        self.publish(peer, address, &link, first);
+        Up { receiver, renewal, published: Published { links: self, region: &peer.region, link } }
+    }
+
+    /// Serves a link until it ends, or until there is another in its place.
+    async fn serve(
+        &self,
+        peer: &Peer,
+        address: SocketAddr,
+        up: &mut Up<'_>,
+        metrics: &LinkMetrics,
+    ) -> Result<OutLink, LinkError> {
+        let link = Arc::clone(&up.published.link);
         let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut dialling: Option<BoxFuture<'_, Result<OutLink, LinkError>>> = None;
         loop {
             tokio::select! {
-                frame = receiver.recv() => match frame {
-                    Ok(frame) => if let Err(error) = link.dispatch(frame) {
-                        link.sender.close(&error.to_string());
-                        return error;
-                    },
-                    Err(error) => return error,
+                frame = up.receiver.recv() => if let Err(error) = frame.and_then(|frame| link.dispatch(frame)) {
+                    link.end(&error);
+                    return Err(error);
                 },
-                _ = tick.tick() => metrics.show(gauges(&link.sender.stats())),
+                _ = tick.tick() => {
+                    metrics.show(gauges(&link.sender.stats()));
+                    if dialling.is_none() && up.renewal.is_due(SystemTime::now()) {
+                        dialling = Some(self.dialer.dial(address, &peer.region, peer.hint).boxed());
+                    }
+                }
+                () = up.renewal.identity.changed() => up.renewal.identity_changed(),
+                dialled = wait_for(&mut dialling), if dialling.is_some() => {
+                    dialling = None;
+                    match dialled {
+                        Ok(out) if up.renewal.is_worth(out.peer_expiry()) => return Ok(out),
+                        Ok(same) => same.close("the certificate is still the same"),
+                        Err(error) => tracing::warn!(region = peer.region, %address, %error, "cannot renew a link; it stands as it is"),
+                    }
+                    up.renewal.put_off(SystemTime::now());
+                }
             }
         }
     }
 
-    fn publish(&self, peer: &Peer, address: SocketAddr, link: &Arc<Link>) {
+    fn publish(&self, peer: &Peer, address: SocketAddr, link: &Arc<Link>, first: bool) {
         let mut state = self.lock();
         let shown = state.shown.entry((peer.region.clone(), address)).or_default();
-        shown.connects += 1;
+        shown.connects += u64::from(first);
         (shown.error, shown.link) = (None, Some(Arc::clone(link)));
         state.seen.insert(peer.region.clone());
         state.live.entry(peer.region.clone()).or_default().push(Arc::clone(link));
@@ -420,14 +437,33 @@ fn gauges(stats: &LinkStats) -> LinkGauges {
     }
 }
 
-/// Takes a link out of use however its serving ends.
-struct Unpublish<'a> {
-    links: &'a Links,
-    region: &'a str,
-    link: &'a Arc<Link>,
+/// A link that flows can use, and when it must be made anew.
+struct Up<'a> {
+    receiver: FrameReceiver,
+    renewal: Renewal,
+    published: Published<'a>,
 }
 
-impl Drop for Unpublish<'_> {
+impl Up<'_> {
+    /// Gives the link up: its flows have found another when they hear of it.
+    fn retire(self) {
+        let link = Arc::clone(&self.published.link);
+        drop(self.published);
+        let text = "this link was renewed";
+        // A peer that has no room for it sees the close.
+        let _ = link.sender.try_send(&Frame::Goodbye { text: text.to_owned() });
+        link.sender.close(text);
+    }
+}
+
+/// Takes a link out of use however its serving ends.
+struct Published<'a> {
+    links: &'a Links,
+    region: &'a str,
+    link: Arc<Link>,
+}
+
+impl Drop for Published<'_> {
     fn drop(&mut self) {
         self.link.closed.cancel();
         self.link.ports().clear();
@@ -435,118 +471,15 @@ impl Drop for Unpublish<'_> {
         for shown in state
             .shown
             .values_mut()
-            .filter(|shown| shown.link.as_ref().is_some_and(|link| Arc::ptr_eq(link, self.link)))
+            .filter(|shown| shown.link.as_ref().is_some_and(|link| Arc::ptr_eq(link, &self.link)))
         {
             shown.link = None;
         }
         if let Some(live) = state.live.get_mut(self.region) {
-            live.retain(|link| !Arc::ptr_eq(link, self.link));
+            live.retain(|link| !Arc::ptr_eq(link, &self.link));
         }
         drop(state);
         self.links.tell();
-    }
-}
-
-impl Link {
-    fn is_up(&self) -> bool {
-        !self.closed.is_cancelled()
-    }
-
-    fn ports(&self) -> MutexGuard<'_, HashMap<u32, PortSender>> {
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Passes a frame on to its flow. Never waits.
-    fn dispatch(&self, frame: Frame) -> Result<(), LinkError> {
-        let (handle, event) = match frame {
-            Frame::Accept { handle, path_epoch, resume, events_limit, bytes_limit } => {
-                (handle, PortEvent::Accept { path_epoch, resume, credit: Credit { events_limit, bytes_limit } })
-            }
-            Frame::Ack { handle, path_epoch, durable, events_limit, bytes_limit } => {
-                (handle, PortEvent::Ack { path_epoch, durable, credit: Credit { events_limit, bytes_limit } })
-            }
-            Frame::Reset { handle, path_epoch, code, text, retry_ms } => {
-                let code = ResetCode::ALL.get(usize::from(code)).copied().unwrap_or(ResetCode::BadChain);
-                let retry = Duration::from_millis(u64::from(retry_ms));
-                (handle, PortEvent::Reset { path_epoch, code, text, retry })
-            }
-            Frame::Goodbye { text } => return Err(LinkError::Goodbye(text)),
-            _ => return Ok(()),
-        };
-        let ports = self.ports();
-        let Some(port) = ports.get(&handle) else { return Ok(()) };
-        if let PortEvent::Ack { .. } = event {
-            port.acks.send_replace(Some(event));
-            return Ok(());
-        }
-        match port.frames.try_send(event) {
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                Err(LinkError::Protocol { code: FLOODED, text: "a flow is flooded with answers".into() })
-            }
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-        }
-    }
-}
-
-impl Port {
-    /// The flow's number on this link.
-    #[must_use]
-    pub(crate) fn handle(&self) -> u32 {
-        self.handle
-    }
-
-    /// The region that the link leads to.
-    #[must_use]
-    pub(crate) fn hop(&self) -> &str {
-        &self.link.peer.region
-    }
-
-    /// What the peer takes.
-    #[must_use]
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.link.limits
-    }
-
-    /// Whether the link is gone.
-    #[must_use]
-    pub(crate) fn is_closed(&self) -> bool {
-        self.link.closed.is_cancelled()
-    }
-
-    /// Sends a control frame. One that cannot be sent means that the link is gone, which shows by itself.
-    pub(crate) async fn send(&self, frame: Frame) {
-        let _ = self.link.sender.send(frame).await;
-    }
-
-    /// Queues a batch; resolves when there is room for it.
-    pub(crate) fn submit(&self, class: Class, batch: Bytes) -> BoxFuture<'static, ()> {
-        let (link, handle) = (Arc::clone(&self.link), self.handle);
-        async move {
-            // A link that is gone takes nothing; the flow notices by its token.
-            let _ = link.sender.submit(handle, class, batch).await;
-        }
-        .boxed()
-    }
-
-    /// Throws away what is queued and not yet sent.
-    pub(crate) fn cancel(&self) {
-        self.link.sender.cancel(self.handle);
-    }
-
-    /// What the applier says next; `None` when the link is gone.
-    pub(crate) async fn event(&mut self) -> Option<PortEvent> {
-        tokio::select! {
-            biased;
-            event = self.frames.recv() => event,
-            Ok(()) = self.acks.changed() => self.acks.borrow_and_update().clone(),
-        }
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.link.ports().remove(&self.handle);
-        self.link.sender.cancel(self.handle);
     }
 }
 

@@ -1,16 +1,17 @@
 //! What a link hands to an applying flow: never blocks the link, bounded by the credit that was given.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use longhaul_event::Event;
 use longhaul_flow::Span;
 use longhaul_link::InSender;
-use longhaul_wire::Frame;
+use longhaul_wire::{BatchHeader, FlowOpen, Frame};
 use tokio::sync::Notify;
 
 use crate::egress::Plan;
+use crate::ledger::{Charge, Ledger};
 
 /// Bytes beyond which a peer has ignored its credit: the largest credit, and one event of the largest size.
 const MAILBOX_BYTES_MAX: u64 = (16 << 20) + (64 << 20);
@@ -23,13 +24,14 @@ pub(crate) struct Attachment {
     id: u64,
     handle: u32,
     sender: InSender,
+    ledger: Arc<Ledger>,
 }
 
 impl Attachment {
     /// An attachment over a connection; `id` is unique in this router.
     #[must_use]
-    pub(crate) fn new(id: u64, handle: u32, sender: InSender) -> Self {
-        Self { id, handle, sender }
+    pub(crate) fn new(id: u64, open: &FlowOpen, sender: InSender) -> Self {
+        Self { id, handle: open.handle, sender, ledger: Arc::new(Ledger::of(open)) }
     }
 
     /// Unique in this router.
@@ -50,8 +52,15 @@ impl Attachment {
         self.sender.stats().rtt
     }
 
-    /// Sends a frame to the owner; one that cannot be sent means that the connection is gone, which shows by itself.
+    /// What a batch of this attachment is by its header: within what was granted, or not.
+    pub(crate) fn charge(&self, header: &BatchHeader) -> Charge {
+        self.ledger.charge(header)
+    }
+
+    /// Sends a frame to the owner; one that cannot be sent means that the connection is gone, which shows by itself. An owner that reads
+    /// nothing loses its connection for it.
     pub(crate) async fn send(&self, frame: Frame) {
+        self.ledger.note(&frame);
         let _ = self.sender.send(frame).await;
     }
 }

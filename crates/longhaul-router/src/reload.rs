@@ -1,12 +1,15 @@
-//! Taking up changed documents while events move: compile, compare, apply only what changed.
+//! Taking up changed documents and certificates while events move: compile, compare, apply only what changed.
 //!
-//! A document that does not compile changes nothing, and says so in a log line and a metric. What a running process cannot change
-//! (its region, listeners, brokers, memory) is refused with a sentence that says to restart.
+//! A document that does not compile, or a certificate that cannot be used, changes nothing, and says so in a log line and a metric. What a
+//! running process cannot change (its region, listeners, brokers, memory) is refused with a sentence that says to restart. A changed
+//! certificate is shown from the next handshake on: the links of this router are made anew, the new one before the old one goes. A changed
+//! CA or revocation list cuts the links of whom it does not admit any more.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use longhaul_config::Router as RouterDocument;
+use longhaul_config::{LinkListen, Router as RouterDocument};
+use longhaul_link::Fresh;
 use tokio_util::sync::CancellationToken;
 
 use crate::documents::{DocumentError, Documents};
@@ -21,6 +24,9 @@ pub enum ReloadError {
     /// The documents cannot be used.
     #[error(transparent)]
     Documents(#[from] DocumentError),
+    /// The certificate, its key, the CA or the revocation list cannot be used.
+    #[error("{0}")]
+    Certificate(String),
     /// A running router cannot change that.
     #[error("{0} changed, which a running router cannot take up: restart it")]
     NeedsRestart(&'static str),
@@ -56,8 +62,14 @@ impl Shared {
         if new.mesh.name != self.live.load().mesh.name {
             return Err(ReloadError::NeedsRestart("the mesh's name"));
         }
+        let certificate = |text: String| ReloadError::Certificate(text);
+        let fresh = Fresh::read(new.tls_files()).map_err(|error| certificate(error.to_string()))?;
+        new.check_name(fresh.name()).map_err(certificate)?;
         let generation = self.live.load().generation + 1;
         self.apply(&new, generation);
+        if self.identity.install(fresh) {
+            tracing::info!("the certificate, its CA or its revocation list has changed; links go on with what is new");
+        }
         self.documents.store(Arc::new(new));
         Ok(generation)
     }
@@ -88,10 +100,11 @@ impl Shared {
 }
 
 fn what_needs_a_restart(old: &RouterDocument, new: &RouterDocument) -> Option<&'static str> {
+    let bound = |link: &LinkListen| (link.listen, link.event_bytes_max);
     let changes = [
         (old.region != new.region, "the region"),
         (old.name != new.name, "the router's name"),
-        (old.link != new.link, "the link listener"),
+        (bound(&old.link) != bound(&new.link), "the link listener"),
         (old.admin != new.admin, "the admin listener"),
         (old.memory_bytes != new.memory_bytes, "the memory budget"),
         (old.brokers != new.brokers, "the access to a broker"),

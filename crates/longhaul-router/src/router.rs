@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use longhaul_broker::{Connector, Context};
 use longhaul_config::BrokerAccess;
 use longhaul_event::provenance::Place;
-use longhaul_link::{Dialer, Identity, LinkConfig, Listener, TlsFiles, WindowHint};
+use longhaul_link::{Dialer, Identity, LinkConfig, Listener, WindowHint};
 use longhaul_route::RouteTable;
 use longhaul_telemetry::Metrics;
 use longhaul_topology::{Graph, Mesh, WAY_LINKS_MAX};
@@ -240,18 +240,8 @@ impl Shared {
 
 /// The certificate, which must name this mesh, this region and this router.
 fn identity(documents: &Documents) -> Result<Identity, StartError> {
-    let (config, mesh) = (&documents.router, &documents.mesh.name);
-    let files = TlsFiles { cert: config.link.cert.clone(), key: config.link.key.clone(), ca: config.link.ca.clone() };
-    let identity = Identity::load(files).map_err(|error| StartError(error.to_string()))?;
-    let name = identity.name();
-    for (what, certified, declared) in
-        [("mesh", &name.mesh, mesh), ("region", &name.region, &config.region), ("router", &name.router, &config.name)]
-    {
-        if certified != declared {
-            let cert = config.link.cert.display();
-            return Err(StartError(format!("{cert} is for the {what} {certified}, the documents say {declared}")));
-        }
-    }
+    let identity = Identity::load(documents.tls_files()).map_err(|error| StartError(error.to_string()))?;
+    documents.check_name(&identity.name()).map_err(StartError)?;
     Ok(identity)
 }
 

@@ -1,12 +1,13 @@
 //! Links that others dialled to here: their flows are opened at appliers, their batches are put into mailboxes.
 //!
 //! A session judges nothing about positions; it checks that a flow belongs to this mesh, comes from the peer's own region or by a way of
-//! the mesh document over it, and follows a route that this router knows in the same words. What goes to another region passes through.
+//! the mesh document over it, and follows a route that this router knows in the same words; and that a batch is within what its flow was
+//! granted, before it is read. What goes to another region passes through.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use longhaul_event::Event;
@@ -20,18 +21,23 @@ use tokio_util::sync::CancellationToken;
 use crate::appliers::Appliers;
 use crate::egress::reset_frame;
 use crate::flow_status::wall_ms;
+use crate::ledger::Charge;
 use crate::mailbox::{Attachment, Inbound, Mailbox, Refused};
+use crate::misdeeds::{CREDIT, FLOODED, NEVER_OPENED, TOO_MANY_LINKS, WRONG_WAY, reason};
+use crate::pace::Paces;
 use crate::supervise::Supervisor;
 use crate::transit::{Passing, Transit};
 
 /// How long an owner waits before it opens a flow again whose route is not known here: both regions reload within that time.
 const ROUTE_RETRY: Duration = Duration::from_secs(2);
 /// Most flows of one session.
-const FLOWS_MAX: usize = 100_000;
+const FLOWS_MAX: usize = 25_000;
+/// Most links of one router: one for each address of this one, twice while they are renewed.
+const LINKS_MAX: usize = 16;
+/// Flows of one link whose refusal is logged within a second.
+const REFUSALS_TOLD_MAX: u32 = 10;
 /// Most refusals that are shown.
 const REFUSED_SHOWN_MAX: usize = 32;
-/// Close code of a link whose peer floods a flow.
-const FLOODED: u32 = 0x200;
 
 /// A session as people see it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,6 +68,7 @@ pub(crate) struct Sessions {
     supervisor: Supervisor,
     open: Mutex<HashMap<u64, Arc<Session>>>,
     ids: AtomicU64,
+    paces: Paces,
     /// The last ones, oldest first.
     refused: Mutex<VecDeque<RefusalView>>,
 }
@@ -69,14 +76,19 @@ pub(crate) struct Sessions {
 struct Session {
     peer: Hello,
     sender: InSender,
+    appliers: Arc<Appliers>,
     flows: RwLock<HashMap<u32, Course>>,
+    /// Above the numbers of all flows that were opened; owners count up.
+    unopened: AtomicU64,
+    /// When refusals were last told, and how many of them within a second: a flood of flows must not be one of the log.
+    told: Mutex<(Instant, u32)>,
 }
 
 /// Where a flow of a session goes.
 #[derive(Clone)]
 enum Course {
     /// Into this region: its mailbox, and which attachment of it this is.
-    Ends(Arc<Mailbox>, u64),
+    Ends(Arc<Mailbox>, Attachment),
     /// On to another one.
     Passes(Arc<Passing>),
 }
@@ -95,6 +107,7 @@ impl Sessions {
             supervisor: supervisor.clone(),
             open: Mutex::new(HashMap::new()),
             ids: AtomicU64::new(1),
+            paces: Paces::default(),
             refused: Mutex::default(),
         });
         let (served, listener) = (Arc::clone(&sessions), Arc::new(tokio::sync::Mutex::new(listener)));
@@ -135,8 +148,8 @@ impl Sessions {
     /// A peer that broke the protocol was cut off, which is no ordinary end.
     fn note_end(&self, peer: &Hello, ended: &LinkError) {
         let (region, router) = (&peer.region, &peer.router);
-        if let LinkError::Protocol { .. } = ended.cause() {
-            self.note_refused(ended.label(), format!("{router} of {region}: {ended}"));
+        if let LinkError::Protocol { .. } | LinkError::Certificate(_) | LinkError::Expired = ended.cause() {
+            self.note_refused(reason(ended), format!("{router} of {region}: {ended}"));
             tracing::warn!(region, router, reason = %ended, "cut off a router's link");
         } else {
             tracing::info!(region, router, reason = %ended, "a router's link ended");
@@ -147,7 +160,8 @@ impl Sessions {
     pub(crate) async fn close(&self, text: &str) {
         let open: Vec<_> = self.lock().values().cloned().collect();
         for session in open {
-            let _ = session.sender.send(Frame::Goodbye { text: text.to_owned() }).await;
+            // Whoever reads nothing is not waited for.
+            let _ = session.sender.try_send(&Frame::Goodbye { text: text.to_owned() });
             session.sender.close(text);
         }
     }
@@ -166,7 +180,7 @@ impl Sessions {
             match accepted {
                 Some(Ok(link)) => self.begin(link),
                 Some(Err(error)) => {
-                    self.note_refused(error.label(), error.to_string());
+                    self.note_refused(reason(&error), error.to_string());
                     tracing::warn!(%error, "refused a connection");
                 }
                 None => return,
@@ -194,8 +208,13 @@ impl Sessions {
         let peer = link.peer().clone();
         let (sender, mut receiver) = link.split();
         tracing::info!(region = peer.region, router = peer.router, "a router dialled in");
-        let session = Arc::new(Session { peer, sender, flows: RwLock::new(HashMap::new()) });
-        self.lock().insert(id, Arc::clone(&session));
+        let (appliers, flows, unopened) = (Arc::clone(&self.appliers), RwLock::default(), AtomicU64::new(0));
+        let session =
+            Arc::new(Session { peer, sender, appliers, flows, unopened, told: Mutex::new((Instant::now(), 0)) });
+        if !self.enter(id, &session) {
+            session.sender.violate(TOO_MANY_LINKS.into());
+            return self.note_end(&session.peer, &TOO_MANY_LINKS.into());
+        }
         let _end = End { sessions: self, id, session: &session };
         receiver.run_parcels(Arc::clone(&session) as Arc<dyn BatchHandler>);
         let ended = loop {
@@ -207,15 +226,36 @@ impl Sessions {
                 Ok(Frame::Open(open)) => self.open(&session, open).await,
                 Ok(Frame::Close { handle, .. }) => session.forget(handle),
                 Ok(Frame::Goodbye { text }) => break LinkError::Goodbye(text),
-                Ok(_) => {}
+                Ok(_) => {
+                    session.sender.violate(WRONG_WAY.into());
+                    break WRONG_WAY.into();
+                }
                 Err(error) => break error,
             }
         };
         self.note_end(&session.peer, &ended);
     }
 
+    /// Takes a session in, unless its router holds too many.
+    fn enter(&self, id: u64, session: &Arc<Session>) -> bool {
+        let mut open = self.lock();
+        let is_same = |other: &&Arc<Session>| {
+            (&other.peer.region, &other.peer.router) == (&session.peer.region, &session.peer.router)
+        };
+        let enters = open.values().filter(is_same).count() < LINKS_MAX;
+        if enters {
+            open.insert(id, Arc::clone(session));
+        }
+        enters
+    }
+
     async fn open(&self, session: &Arc<Session>, open: FlowOpen) {
         let (handle, path_epoch) = (open.handle, open.path_epoch);
+        if let Some(wait) = self.paces.open(&session.peer.region, &session.peer.router, Instant::now()) {
+            self.appliers.metrics().refused_message("open_too_often");
+            tokio::time::sleep(wait).await;
+        }
+        session.unopened.fetch_max(u64::from(handle) + 1, Ordering::Relaxed);
         let opened = match self.admit(session, &open) {
             Ok(()) if self.appliers.is_here(&open) => {
                 self.attach(session, open).map_err(|reason| (ResetCode::UnknownRoute, reason))
@@ -226,7 +266,10 @@ impl Sessions {
         if let Err((code, reason)) = opened {
             let draining = self.appliers.is_draining();
             if !draining {
-                tracing::warn!(region = session.peer.region, reason, "refused a flow");
+                self.appliers.metrics().refused_message("open");
+                if session.tells(Instant::now()) {
+                    tracing::warn!(region = session.peer.region, reason, "refused a flow");
+                }
             }
             let code = if draining { ResetCode::Draining } else { code };
             let frame = reset_frame(handle, path_epoch, code, &reason, ROUTE_RETRY);
@@ -257,14 +300,13 @@ impl Sessions {
     }
 
     fn attach(&self, session: &Arc<Session>, open: FlowOpen) -> Result<(), String> {
-        let attachment = Attachment::new(self.ids.fetch_add(1, Ordering::Relaxed), open.handle, session.sender.clone());
-        let id = attachment.id();
+        let attachment = Attachment::new(self.ids.fetch_add(1, Ordering::Relaxed), &open, session.sender.clone());
         let key = FlowKey { mesh: open.mesh, route: open.route, from: open.from, to: open.to };
         let (owner_epoch, path_epoch, partition) = (open.owner_epoch, open.path_epoch, open.partition);
         let before = session.flows().get(&open.handle).cloned();
         let known = |mailbox: &Arc<Mailbox>| {
             let mut flows = session.flows.write().unwrap_or_else(PoisonError::into_inner);
-            flows.insert(open.handle, Course::Ends(Arc::clone(mailbox), id));
+            flows.insert(open.handle, Course::Ends(Arc::clone(mailbox), attachment.clone()));
         };
         let open_frame =
             |plan| Inbound::Open { attachment: attachment.clone(), owner_epoch, path_epoch, partition, plan };
@@ -274,7 +316,7 @@ impl Sessions {
         }
         // Whoever had this number before, the same flow or another, has it no more.
         if let Some(Course::Ends(mailbox, attachment)) = before {
-            let _ = mailbox.put(Inbound::Gone { attachment });
+            let _ = mailbox.put(Inbound::Gone { attachment: attachment.id() });
         }
         opened
     }
@@ -299,11 +341,21 @@ impl Session {
         self.flows.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether one more refusal is told.
+    fn tells(&self, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(told.0) >= Duration::from_secs(1) {
+            *told = (now, 0);
+        }
+        told.1 += 1;
+        told.1 <= REFUSALS_TOLD_MAX
+    }
+
     fn forget(&self, handle: u32) {
         let gone = self.flows.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
         if let Some(Course::Ends(mailbox, attachment)) = gone {
             // A mailbox that takes no more has no flow to tell.
-            let _ = mailbox.put(Inbound::Gone { attachment });
+            let _ = mailbox.put(Inbound::Gone { attachment: attachment.id() });
         }
     }
 
@@ -314,9 +366,38 @@ impl Session {
 }
 
 impl BatchHandler for Session {
+    fn admit(&self, header: &BatchHeader) -> Result<bool, Violation> {
+        let charge = match self.flows().get(&header.handle) {
+            Some(Course::Ends(_, attachment)) => attachment.charge(header),
+            // What its applier granted is not known here; what waits for the next link is bounded.
+            Some(Course::Passes(_)) => Charge::Granted,
+            None if u64::from(header.handle) >= self.unopened.load(Ordering::Relaxed) => {
+                return Err(NEVER_OPENED.into());
+            }
+            None => Charge::Stale,
+        };
+        match charge {
+            Charge::Granted => Ok(true),
+            Charge::Beyond => Err(CREDIT.into()),
+            // A router on the way only hands on what an owner elsewhere does; the applier ends that flow alone.
+            Charge::BeyondOnTheWay => {
+                self.appliers.metrics().refused_message("credit");
+                Ok(true)
+            }
+            // What was under way when a flow was opened again or closed is no fault of anybody.
+            Charge::Stale => {
+                self.appliers.metrics().refused_message("stale_batch");
+                Ok(false)
+            }
+        }
+    }
+
     fn handle_batch(&self, header: BatchHeader, events: Vec<Event>, _wire_bytes: usize) -> Result<(), Violation> {
-        // A batch of a flow that was closed meanwhile is no fault of anybody.
-        let Some(Course::Ends(mailbox, attachment)) = self.flows().get(&header.handle).cloned() else { return Ok(()) };
+        // It may have been closed since it was admitted.
+        let (mailbox, attachment) = match self.flows().get(&header.handle) {
+            Some(Course::Ends(mailbox, attachment)) => (Arc::clone(mailbox), attachment.id()),
+            Some(Course::Passes(_)) | None => return Ok(()),
+        };
         let span = Span { prev: header.prev, last: header.last, events: header.count, bytes: header.raw_len };
         let inbound = Inbound::Batch {
             attachment,
@@ -328,9 +409,7 @@ impl BatchHandler for Session {
         };
         match mailbox.put(inbound) {
             Ok(()) | Err(Refused::Closed) => Ok(()),
-            Err(Refused::Flooded) => {
-                Err(Violation { code: FLOODED, text: "more was sent on a flow than its credit allows".into() })
-            }
+            Err(Refused::Flooded) => Err(FLOODED.into()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 
 /// Waits for a future, if there is one.
-pub(crate) async fn wait_for<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+pub(crate) async fn wait_for<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,

@@ -42,6 +42,7 @@ pub struct Metrics {
     link_connects: IntCounterVec,
     link_reconnects: IntCounterVec,
     refused_connections: IntCounterVec,
+    refused_messages: IntCounterVec,
     transit_opened: IntCounterVec,
     broker_up: GaugeVec,
     broker_errors: IntCounterVec,
@@ -169,6 +170,7 @@ impl Metrics {
             link_connects: counters(r, names::LINK_CONNECTS),
             link_reconnects: counters(r, names::LINK_RECONNECTS),
             refused_connections: counters(r, names::REFUSED_CONNECTIONS),
+            refused_messages: counters(r, names::REFUSED_MESSAGES),
             transit_opened: counters(r, names::TRANSIT_OPENED),
             broker_up: gauges(r, names::BROKER_UP),
             broker_errors: counters(r, names::BROKER_ERRORS),
@@ -223,6 +225,11 @@ impl Metrics {
     /// A connection was refused.
     pub fn refused_connection(&self, reason: &str) {
         self.refused_connections.with_label_values(&[reason]).inc();
+    }
+
+    /// Something was refused that a peer sent over a link that stands.
+    pub fn refused_message(&self, reason: &str) {
+        self.refused_messages.with_label_values(&[reason]).inc();
     }
 
     /// A flow passes through.

@@ -86,8 +86,12 @@ fn listen(raw: &RawListen, folder: &Path, cx: Context<'_>) -> Option<LinkListen>
     let event_bytes_max = bounded(raw.max_event.as_ref(), EVENT_BYTES, sizes, "1KiB to 64MiB", cx);
     let tls = raw.tls.value.as_ref()?;
     let (cert, key, ca) = (path(&tls.cert, folder, cx), path(&tls.key, folder, cx), path(&tls.ca, folder, cx));
+    let crl = match &tls.crl {
+        None => None,
+        Some(field) => Some(path(field, folder, cx)?),
+    };
     let event_bytes_max = u32::try_from(event_bytes_max?).expect("its bound is 64 MiB");
-    Some(LinkListen { listen: listen?, cert: cert?, key: key?, ca: ca?, event_bytes_max })
+    Some(LinkListen { listen: listen?, cert: cert?, key: key?, ca: ca?, crl, event_bytes_max })
 }
 
 fn admin(raw: Option<&Field<RawAdmin>>, cx: Context<'_>) -> Option<Admin> {

@@ -55,6 +55,8 @@ pub(crate) struct RawLinkTls {
     pub(crate) key: Field<String>,
     /// Authorities that certificates of other routers must come from.
     pub(crate) ca: Field<String>,
+    /// What those authorities have revoked: their lists, one after the other.
+    pub(crate) crl: Maybe<String>,
 }
 
 /// The admin API and metrics.

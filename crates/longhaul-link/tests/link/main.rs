@@ -6,5 +6,6 @@ mod certificates;
 mod garbage;
 mod liveness;
 mod parcels;
+mod revocation;
 mod support;
 mod talk;

@@ -102,6 +102,7 @@ impl TestMesh {
                 cert: files.cert,
                 key: files.key,
                 ca: files.ca,
+                crl: None,
                 event_bytes_max: 1 << 20,
             },
             admin: Admin { listen: any(), token: None },

@@ -44,6 +44,7 @@ fn everything() -> Arc<Metrics> {
     link.connected();
     link.show(LinkGauges { lost_packets: 1, sent_bytes: 2, received_bytes: 3, ..LinkGauges::default() });
     metrics.refused_connection("wrong_mesh");
+    metrics.refused_message("stale_batch");
     metrics.flow_passes("ap-south", "us-east");
     metrics.broker_up("main \"q\"\\", "kafka", true);
     metrics.reload_succeeded(1);
