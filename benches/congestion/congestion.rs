@@ -2,7 +2,7 @@
 //!
 //! Real links over a wire in user space: 80 ms there and back, a queue of 100 ms, and whatever a line of the table says. Ours beside
 //! quinn's Cubic and BBR, and beside TCP. Arguments: the wire's rate in Mbit/s (400), seconds of each measurement (6), and then the
-//! tables that are wanted, of `loss`, `paths`, `share`, `outage` and `loopback` (all). It needs root.
+//! tables that are wanted, of `loss`, `paths`, `share`, `rivals`, `outage` and `loopback` (all). It needs root.
 #![expect(clippy::print_stdout, reason = "printing its figures is what a benchmark is for")]
 
 use std::time::{Duration, Instant};
@@ -53,6 +53,9 @@ async fn main() {
     }
     if wanted("share") {
         bench.shares().await;
+    }
+    if wanted("rivals") {
+        bench.rivals().await;
     }
     if wanted("outage") {
         bench.outages().await;
@@ -128,9 +131,14 @@ impl Bench {
         self.row("jitter of 5 ms, reordering", Shape { reorder: true, ..jitter }).await;
     }
 
+    /// What goes up and down takes longer to measure.
+    fn long(&self) -> Self {
+        Self { mbit: self.mbit, window: 3 * self.window }
+    }
+
     async fn shares(&self) {
-        println!("beside others, after {} s, over {} s:", SETTLE.as_secs(), 3.0 * self.window.as_secs_f64());
-        let long = Self { mbit: self.mbit, window: 3 * self.window };
+        println!("beside itself, after {} s, over {} s:", SETTLE.as_secs(), 3.0 * self.window.as_secs_f64());
+        let long = self.long();
         for (word, congestion) in ALL {
             let wire = Self::wire(self.shape());
             let one = self.load(Some(&wire), congestion).await;
@@ -144,6 +152,11 @@ impl Bench {
                 one.mbit, other.mbit, one.rtt_ms
             );
         }
+    }
+
+    async fn rivals(&self) {
+        println!("beside TCP, after {} s, over {} s:", SETTLE.as_secs(), 3.0 * self.window.as_secs_f64());
+        let long = self.long();
         for rival in ["cubic", "bbr"] {
             for (word, congestion) in ALL {
                 let wire = Self::wire(self.shape());
