@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!            open            sink open
-//!   Closed --------> Opening ---------> Serving --------> Draining --------> Drained
+//!   Closed --------> Opening <--------> Serving --------> Draining --------> Drained
 //!     ^               ^   |   path        ^  | path   drain        flushed
 //!     | sink failed   |   | lost     open |  | lost, violated
 //!     | (from any)    |   v               |  v
@@ -29,7 +29,8 @@
 //! `handle_open` refused with [`StaleEpoch`] is answered with `Reset` of that code, by the driver. `handle_timeout` is due at
 //! [`poll_timeout`](Applier::poll_timeout).
 //!
-//! Empty batches are never delivered: they only move the cursor. What was accepted is never dropped while its writer lives, also not when
+//! An Open that is not the next path of the same owner makes an applier with nothing to write read the cursor again: others may have
+//! served in between. Empty batches are never delivered: they only move the cursor. What was accepted is never dropped while its writer lives, also not when
 //! the path is lost or a new chain begins; it bounds what the next path is granted.
 
 mod status;
@@ -104,9 +105,13 @@ impl<B> Applier<B> {
         if (owner_epoch, path_epoch) <= (self.owner_epoch, self.path_epoch) {
             return Err(StaleEpoch { owner_epoch: self.owner_epoch, path_epoch: self.path_epoch });
         }
+        // Another applier of the same destination may have served the paths between: its cursor is the truth again. What is not written yet
+        // is finished first; it was accepted behind a cursor that nobody may have moved.
+        let is_next = owner_epoch == self.owner_epoch && path_epoch == self.path_epoch.saturating_add(1);
+        let event = if is_next || !self.is_flushed() { ApplierEvent::Open } else { ApplierEvent::OpenAnew };
         (self.owner_epoch, self.path_epoch) = (owner_epoch, path_epoch);
         let was = self.state;
-        let refused = !self.step(ApplierEvent::Open) || matches!(was, ApplierState::Draining | ApplierState::Drained);
+        let refused = !self.step(event) || matches!(was, ApplierState::Draining | ApplierState::Drained);
         self.close_path();
         self.path = true;
         if refused {
@@ -114,8 +119,8 @@ impl<B> Applier<B> {
             return Ok(());
         }
         self.grant.restart(now);
-        self.accept = was.has_sink();
-        self.open_sink |= was == ApplierState::Closed;
+        self.accept = self.state.has_sink();
+        self.open_sink |= self.state == ApplierState::Opening && !was.is_opening();
         Ok(())
     }
 

@@ -58,6 +58,8 @@ pub enum ApplierState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ApplierEvent {
     Open,
+    /// An Open before which others may have moved the cursor, while nothing is under way here.
+    OpenAnew,
     SinkOpened,
     SinkFailed,
     PathLost,
@@ -111,7 +113,9 @@ impl ApplierState {
         use ApplierState as S;
         Ok(match (self, event) {
             // An open path needs a sink; a live one serves at once.
-            (S::Closed | S::Opening | S::Abandoned, E::Open) => S::Opening,
+            (S::Closed | S::Opening | S::Abandoned, E::Open | E::OpenAnew) => S::Opening,
+            // The writer goes, and the cursor is read again.
+            (S::Serving | S::Severed, E::OpenAnew) => S::Opening,
             (S::Serving | S::Severed, E::Open) => S::Serving,
             (S::Opening, E::SinkOpened) => S::Serving,
             (S::Abandoned, E::SinkOpened) => S::Severed,
@@ -127,9 +131,14 @@ impl ApplierState {
             (S::Draining, E::Flushed | E::SinkFailed) => S::Drained,
             // A router that goes away stays away: these change nothing, and an Open is answered with a Reset.
             (S::Closed, E::PathLost) => S::Closed,
-            (S::Draining | S::Drained, E::Open | E::PathLost | E::Drain) => self,
+            (S::Draining | S::Drained, E::Open | E::OpenAnew | E::PathLost | E::Drain) => self,
             _ => return Err(BadTransition),
         })
+    }
+
+    /// Whether a sink is being opened.
+    pub(crate) fn is_opening(self) -> bool {
+        matches!(self, Self::Opening | Self::Abandoned)
     }
 
     /// Whether a writer is live.
@@ -198,7 +207,8 @@ mod tests {
         use ApplierEvent as E;
         use ApplierState as S;
         let states = [S::Closed, S::Opening, S::Abandoned, S::Serving, S::Severed, S::Draining, S::Drained];
-        let events = [E::Open, E::SinkOpened, E::SinkFailed, E::PathLost, E::Violated, E::Drain, E::Flushed];
+        let events =
+            [E::Open, E::OpenAnew, E::SinkOpened, E::SinkFailed, E::PathLost, E::Violated, E::Drain, E::Flushed];
         insta::assert_snapshot!(table(&states, &events, S::next));
     }
 }

@@ -244,6 +244,27 @@ fn a_later_owner_takes_over_and_the_earlier_one_is_refused() {
 }
 
 #[test]
+fn an_idle_applier_reads_the_cursor_again_when_others_may_have_moved_it() {
+    for (owner_epoch, path_epoch) in [(2, 1), (1, 3)] {
+        let mut applier = serving(Some(at(4)));
+        applier.handle_flow_closed(MS);
+        applier.handle_open(MS, owner_epoch, path_epoch).expect("higher epochs");
+        assert_eq!(outputs(&mut applier), [ApplierOutput::OpenSink]);
+        applier.handle_sink_open(MS, Some(at(9)));
+        let said = outputs(&mut applier);
+        assert!(matches!(said[..], [ApplierOutput::Accept { resume, .. }] if resume == Some(at(9))));
+    }
+}
+
+#[test]
+fn the_next_path_of_the_same_owner_finds_what_it_left() {
+    let mut applier = serving(Some(at(4)));
+    applier.handle_flow_closed(MS);
+    applier.handle_open(MS, 1, 2).expect("a higher path");
+    assert!(matches!(outputs(&mut applier)[..], [ApplierOutput::Accept { resume, .. }] if resume == Some(at(4))));
+}
+
+#[test]
 fn a_lost_writer_voids_what_was_not_committed() {
     let mut applier = serving(Some(at(4)));
     batch(&mut applier, span(4, 5), "a");

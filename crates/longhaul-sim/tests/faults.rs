@@ -7,7 +7,8 @@ use std::process::Command;
 fn every_planted_fault_still_applies() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("faults");
-    let patches: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let patches: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "patch")).collect();
     assert!(patches.len() >= 30, "{} planted faults", patches.len());
     for patch in patches {
         let checked = Command::new("git").current_dir(&root).args(["apply", "--check"]).arg(&patch).output().unwrap();
