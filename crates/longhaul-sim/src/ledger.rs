@@ -66,6 +66,8 @@ struct Book {
     arrived: Vec<Uid>,
     /// Needs an operator: a gap in its source.
     halted: bool,
+    /// Its log was cut behind what it had read: offsets mean other records now, and it will find that out.
+    cut: bool,
     /// The destination had a cursor of it.
     began: bool,
 }
@@ -276,6 +278,10 @@ impl Ledger {
         self.books[flow].halted = true;
     }
 
+    pub(crate) fn cut(&mut self, flow: usize) {
+        self.books[flow].cut = true;
+    }
+
     pub(crate) fn is_halted(&self, flow: usize) -> bool {
         self.books[flow].halted
     }
@@ -284,7 +290,7 @@ impl Ledger {
     pub(crate) fn released(&mut self, flow: usize, upto: Uid) {
         let book = &self.books[flow];
         // A flow that waits for an operator since its log was cut: its cursor means other records than those that stand there now.
-        if book.halted {
+        if book.halted || book.cut {
             return;
         }
         let early = book.missing.range(..=upto).find(|uid| !book.ever.contains(uid)).copied();

@@ -518,6 +518,7 @@ impl Core {
                 && last >= log.end()
             {
                 log.diverged.insert(flow);
+                self.ledger.cut(flow);
                 self.cover.count("fault", "source truncated");
             }
         }
