@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use longhaul_broker::{ReadBatch, Reader, SourceError};
+use longhaul_broker::{Gap, ReadBatch, Reader, SourceError};
 use longhaul_event::{Position, Start};
 use longhaul_flow::{Heard, Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode};
 use longhaul_link::class_to_wire;
@@ -102,6 +102,10 @@ struct Driver {
     provenance: BytesMut,
     refusals: Refusals,
     audit: Audit,
+    /// Where a gap begins that was found while events streamed: only a reader of its own finds it again, the ring knows nothing of it.
+    gap_at: Option<u64>,
+    /// A gap that was found while something is under way: to begin again at once would lose that, and find the gap anew.
+    gap_waits: Option<Gap>,
     /// Where to go on behind a gap that was passed over.
     behind_gap: Option<Start>,
     skipped_since: Option<Duration>,
@@ -145,6 +149,8 @@ impl OwnerFlow {
             provenance: BytesMut::new(),
             refusals: Refusals::default(),
             audit: Audit::default(),
+            gap_at: None,
+            gap_waits: None,
             behind_gap: None,
             skipped_since: None,
             blocked: false,
@@ -297,10 +303,10 @@ impl Driver {
 
     /// Finds the place to go on from: the ring where it can be, else a reader of its own.
     fn seek(&mut self, resume: Option<Position>) {
-        self.cursor = Cursor::None;
+        (self.cursor, self.gap_waits) = (Cursor::None, None);
         self.resume = resume;
         match resume {
-            Some(position) if self.member.holds(position) => {
+            Some(position) if self.member.holds(position) && !self.is_before_gap(position) => {
                 self.cursor = Cursor::Ring;
                 self.seeked(position.incarnation, position.offset, false);
             }
@@ -375,10 +381,20 @@ impl Driver {
     }
 
     fn source_failed(&mut self, error: &SourceError) {
+        if let SourceError::Gap(gap) = error
+            && self.owner.state() == OwnerState::Streaming
+            && self.owner.in_flight() != (0, 0)
+        {
+            (self.cursor, self.gap_waits) = (Cursor::None, Some(gap.clone()));
+            return;
+        }
         let now = self.flow.now();
         let retry = match error {
             // Found while it streams: what the destination has by then says where the gap begins.
-            SourceError::Gap(_) if self.owner.state() == OwnerState::Streaming => Duration::ZERO,
+            SourceError::Gap(_) if self.owner.state() == OwnerState::Streaming => {
+                (self.gap_at, self.left_at) = (Some(self.next), None);
+                Duration::ZERO
+            }
             SourceError::Transient(_) => FAST_RETRY,
             SourceError::Gap(_) | SourceError::Config(_) => SLOW_RETRY,
         };
@@ -506,6 +522,9 @@ impl Driver {
                 let heard = self.owner.handle_ack(now, path_epoch, durable, credit);
                 if let Some(acked) = self.owner.acked() {
                     self.audit.settle(acked);
+                }
+                if let Some(gap) = self.gap_waits.take() {
+                    self.source_failed(&SourceError::Gap(gap));
                 }
                 if let (Heard::Violation, Some(port)) = (heard, &self.port) {
                     port.lied(&self.flow.key.to.0);

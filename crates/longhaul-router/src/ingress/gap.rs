@@ -14,8 +14,11 @@ impl Driver {
     /// A reader could not be opened.
     pub(super) fn opening_failed(&mut self, error: &SourceError) {
         let SourceError::Gap(gap) = error else { return self.source_failed(error) };
-        if self.owner.state() != OwnerState::Seeking {
-            return self.source_failed(error);
+        match self.owner.state() {
+            OwnerState::Seeking => {}
+            OwnerState::Streaming => return self.source_failed(error),
+            // The flow is opened again meanwhile, and will come here again if it has to.
+            _ => return,
         }
         let passes = self.flow.route.route().on_gap == OnGap::Continue;
         let seen = view(gap, self.resume.or(self.begun), passes);
@@ -27,6 +30,11 @@ impl Driver {
             return self.source_failed(error);
         }
         self.go_on_behind(gap);
+    }
+
+    /// Whether all is delivered that comes before a gap.
+    pub(super) fn is_before_gap(&self, position: Position) -> bool {
+        self.gap_at == Some(position.offset.wrapping_add(1))
     }
 
     fn go_on_behind(&mut self, gap: &Gap) {
@@ -44,6 +52,7 @@ impl Driver {
             // All that the new one has.
             Gap::Recreated { .. } => Start::Earliest,
         };
+        self.gap_at = None;
         // What the destination has is behind us: a new chain begins.
         (self.resume, self.begun, self.behind_gap) = (None, None, Some(start));
         self.open_reader();
