@@ -355,10 +355,12 @@ impl ApplierFlow {
         self.heard = core.now;
         let cursor = match (answer, self.confirming.take()) {
             (Answer::Sink { cursor }, _) => {
-                // Known to be wrong where a destination loses what it confirmed between a refusal and the next opening: not tried here.
+                // Known to be wrong, and so not tried here, where between a refusal and the next opening a destination loses what it
+                // confirmed, or another applier goes on with another incarnation.
                 let tails_lost = core.brokers[core.plan.flows[self.flow].to_broker].tails_lost;
                 let counts = |at: &Position| {
-                    self.confirmed_at == tails_lost && cursor.is_none_or(|cursor| is_behind(cursor, *at))
+                    self.confirmed_at == tails_lost
+                        && cursor.is_none_or(|cursor| cursor.incarnation == at.incarnation && is_behind(cursor, *at))
                 };
                 if let Some(confirmed) = self.confirmed.filter(counts) {
                     self.confirming = Some(confirmed);
