@@ -30,6 +30,8 @@ fn everything() -> Arc<Metrics> {
     out.read(10, 1000);
     out.sent(9, 900);
     out.refused("loop", 1);
+    out.gap("purged");
+    out.missing("purged", 1);
     out.reset("sink_lost");
     out.without_credit(Duration::from_millis(1500));
     out.gauges(FlowGauges::default());
@@ -37,6 +39,7 @@ fn everything() -> Arc<Metrics> {
     into.received(9, 900);
     into.delivered(8, 800);
     into.poisoned("too_large");
+    into.parked("too_large");
     into.dropped("too_large");
     into.end_to_end(12);
     let link = metrics.link("us", "10.0.0.1:7443");
@@ -47,6 +50,9 @@ fn everything() -> Arc<Metrics> {
     metrics.refused_message("stale_batch");
     metrics.flow_passes("ap-south", "us-east");
     metrics.broker_up("main \"q\"\\", "kafka", true);
+    // What is parked stays in its broker, and in the metric, when its route is gone.
+    metrics.parked("orders", "eu/kafka", "ap/nats", 1);
+    metrics.audit("orders", "eu/kafka", "us/rabbit", &[("delivered", 8)]);
     metrics.reload_succeeded(1);
     metrics.task_panicked();
     metrics
