@@ -186,8 +186,8 @@ impl Ledger {
         if self.truths[uid].token != token || twins {
             self.violate("identity", format!("flow {flow}: record {uid} was left out for another one of its identity"));
         }
-        self.books[flow].missing.remove(&uid);
-        self.books[flow].ever.insert(uid);
+        // It has its place in the order where the first one stands.
+        self.excused(flow, uid);
     }
 
     fn check_content(&mut self, plan: &Plan, flow: usize, uid: Uid, event: &Event) {

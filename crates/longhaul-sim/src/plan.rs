@@ -19,6 +19,9 @@ pub(crate) const BROKER: &str = "b";
 /// When the faults end at the latest.
 pub(crate) const FAULTS_END: Duration = Duration::from_secs(30);
 
+/// Events of one read where there are many.
+const READ_MAX_BIG: u64 = 400;
+
 /// A model of a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -198,7 +201,7 @@ impl Plan {
             event_bytes_max: if drops_poison { 2_048 } else { 1 << 20 },
             payload_bytes_max: rng.pick(&[8, 60, 400, 1_500]),
             bytes_cap: if big { 16 << 20 } else { rng.pick(&[1, 700, 2_000, 8_000, 64_000]) },
-            read_max: if big { 400 } else { rng.pick(&[1, 4, 16]) },
+            read_max: if big { READ_MAX_BIG } else { rng.pick(&[1, 4, 16]) },
             net_ms: rng.pick(&[1, 10, 80]),
             disk_ms: rng.pick(&[1, 5, 40]),
             window: rng.ms(1_000, 20_000),
@@ -233,6 +236,11 @@ impl Plan {
     #[must_use]
     pub fn deduplicates(&self, broker: usize) -> bool {
         self.kinds[broker] == Kind::JetStreamMessageIds
+    }
+
+    /// Whether there are thousands of events.
+    pub(crate) fn is_big(&self) -> bool {
+        self.read_max == READ_MAX_BIG
     }
 
     /// Whether events of that broker are read by anybody.
