@@ -42,6 +42,7 @@ system:
 soak: needs
 	$(CARGO) run --release --quiet --package longhaul-sim --bin longhaul-sim -- --seeds 100000
 	LONGHAUL_FUZZ_SECONDS=300 $(CARGO) test --release --package longhaul-tests --test fuzz -- --test-threads=1
+	LONGHAUL_CHAOS_SECONDS=600 $(CARGO) test --package longhaul-tests --test chaos -- --ignored --nocapture
 
 # Proof that the simulator bites: planted faults, one build for each, and how many seeds it took to catch them.
 faults: needs
