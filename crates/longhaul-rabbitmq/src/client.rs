@@ -244,7 +244,7 @@ async fn next(events: &mut (impl Stream<Item = Event> + Unpin)) -> Event {
 }
 
 /// Between half of that and all of it, so that many routers do not come back at the same moment.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + (random() % 1_000) as f64 / 2_000.0)
 }
 

@@ -10,12 +10,14 @@ use tokio::sync::watch;
 
 use crate::client::Client;
 use crate::config::Access;
+use crate::owner::Owners;
 use crate::sink::RabbitSink;
 use crate::source::RabbitSource;
 
 /// One RabbitMQ broker. Two connections at most, one for reading and one for writing, each with one thread of lapin's own.
 pub struct RabbitMqConnector {
     client: Arc<Client>,
+    owners: Owners,
 }
 
 impl RabbitMqConnector {
@@ -27,7 +29,7 @@ impl RabbitMqConnector {
     pub fn new(cfg: RabbitMq, ctx: Context) -> Result<Arc<Self>, String> {
         let access = Access::new(&cfg)?;
         let runtime = Handle::try_current().map_err(|e| e.to_string())?;
-        Ok(Arc::new(Self { client: Client::start(access, ctx, runtime) }))
+        Ok(Arc::new(Self { client: Client::start(access, ctx, runtime), owners: Owners::default() }))
     }
 }
 
@@ -39,7 +41,7 @@ impl Connector for RabbitMqConnector {
     fn source(&self, spec: SourceSpec) -> Result<Arc<dyn Source>, SourceError> {
         match &spec.source {
             SourceKind::RabbitExchange { .. } | SourceKind::RabbitQueue { .. } => {
-                Ok(Arc::new(RabbitSource::start(Arc::clone(&self.client), spec)?))
+                Ok(Arc::new(RabbitSource::start(Arc::clone(&self.client), &self.owners, spec)?))
             }
             other => Err(SourceError::Config(format!("a RabbitMQ broker cannot be read as {other:?}"))),
         }

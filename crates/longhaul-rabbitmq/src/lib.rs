@@ -15,6 +15,7 @@ mod fault;
 mod lock;
 mod map;
 mod names;
+mod owner;
 mod publish;
 mod reader;
 mod sink;

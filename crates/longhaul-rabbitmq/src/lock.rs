@@ -30,19 +30,32 @@ impl Lock {
     ) -> Result<(Channel, Self), Fault> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let channel = connection.create_channel().await.map_err(|e| Fault::of(&e, "opening a channel"))?;
-            let error = match take_on(&channel, name).await {
-                Ok(consumer) => return Ok((channel, Self(consumer))),
-                Err(error) => error,
-            };
-            if !is_taken(&error) {
-                return Err(Fault::of(&error, &format!("taking the lock {name}")));
+            if let Some(taken) = Self::try_take(connection, name).await? {
+                return Ok(taken);
             }
             if Instant::now() > end {
                 return Err(Fault::Transient(format!("another router {whose}")));
             }
             sleep(RETRY_EVERY).await;
         }
+    }
+
+    /// The same at once; `None` when somebody has it.
+    pub(crate) async fn try_take(
+        connection: &Connection,
+        name: &ShortString,
+    ) -> Result<Option<(Channel, Self)>, Fault> {
+        let channel = connection.create_channel().await.map_err(|e| Fault::of(&e, "opening a channel"))?;
+        match take_on(&channel, name).await {
+            Ok(consumer) => Ok(Some((channel, Self(consumer)))),
+            Err(error) if is_taken(&error) => Ok(None),
+            Err(error) => Err(Fault::of(&error, &format!("taking the lock {name}"))),
+        }
+    }
+
+    /// Waits until it is gone. A message is a knock, by somebody who wants to know whether it is taken.
+    pub(crate) async fn lost(&mut self) {
+        while let Some(Ok(_knock)) = self.0.next().await {}
     }
 
     /// Whether it is gone though nobody gave it back: somebody deleted the queue.

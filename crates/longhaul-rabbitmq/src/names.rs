@@ -23,6 +23,11 @@ pub(crate) fn queue_lock(queue: &str) -> ShortString {
     short(format!("longhaul.lock.queue.{:016x}", hash64(queue.as_bytes())))
 }
 
+/// The lock of the router that should read a queue.
+pub(crate) fn queue_owner(queue: &str) -> ShortString {
+    short(format!("longhaul.owner.queue.{:016x}", hash64(queue.as_bytes())))
+}
+
 /// The note of what a spool queue is bound to.
 pub(crate) fn bindings(queue: &str) -> ShortString {
     short(format!("longhaul.bindings.{:016x}", hash64(queue.as_bytes())))

@@ -1,4 +1,4 @@
-//! Sources: one queue is one shard, read by one router at a time.
+//! Sources: one queue is one shard, read by one router at a time and listed by that one only.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::client::{Client, Role};
 use crate::fault::Fault;
 use crate::lock::Lock;
 use crate::names;
+use crate::owner::{Owners, Ownership};
 use crate::reader::QueueReader;
 use crate::spool::Spool;
 use crate::task::Task;
@@ -34,11 +35,14 @@ struct What {
 }
 
 impl RabbitSource {
-    /// Starts declaring and binding; the shard is listed when the broker has answered, whatever it said: opening tells.
-    pub(crate) fn start(client: Arc<Client>, spec: SourceSpec) -> Result<Self, SourceError> {
+    /// Starts declaring and binding, and gets in line for the queue. The shard is listed when the broker has answered, whatever it said
+    /// (opening tells), and when it is this router's turn.
+    pub(crate) fn start(client: Arc<Client>, owners: &Owners, spec: SourceSpec) -> Result<Self, SourceError> {
         let what = Arc::new(What::of(spec)?);
         let (listed, shards) = watch::channel(Arc::new(Vec::new()));
-        let preparing = prepare(Arc::clone(&client), Arc::clone(&what), listed);
+        let queue = what.spool.queue();
+        let owner = owners.join(&client, &names::queue_owner(queue.as_str()), format!("queue {queue}"));
+        let preparing = prepare(Arc::clone(&client), Arc::clone(&what), owner, listed);
         let task = Task::spawn(&client.runtime, preparing);
         Ok(Self { client, what, shards, _preparing: task })
     }
@@ -57,8 +61,9 @@ impl RabbitSource {
     }
 }
 
-/// Until the broker has answered once. A queue that could not be declared is tried again by whoever opens the shard.
-async fn prepare(client: Arc<Client>, what: Arc<What>, listed: watch::Sender<Arc<Vec<Shard>>>) {
+/// Prepares until the broker has answered once (a queue that could not be declared is tried again by whoever opens the shard), then
+/// lists the shard while this router has it.
+async fn prepare(client: Arc<Client>, what: Arc<What>, owner: Arc<Ownership>, listed: watch::Sender<Arc<Vec<Shard>>>) {
     while let Some(connection) = client.connection_at_last(Role::Read).await {
         let prepared = what.spool.prepare(&connection, client.access.queue_type).await;
         if let Err(fault) = &prepared {
@@ -66,15 +71,13 @@ async fn prepare(client: Arc<Client>, what: Arc<What>, listed: watch::Sender<Arc
             tracing::warn!(queue, reason = fault.text(), "the source is not ready");
         }
         if connection.status().connected() {
-            let name = what.spool.queue().as_str().to_owned();
-            listed.send_replace(Arc::new(vec![Shard { name, topic: None, partition: None, replayable: false }]));
             break;
         }
         // The connection went away meanwhile; the client needs a moment to see that.
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    // The list stays as it is for as long as somebody looks at it.
-    listed.closed().await;
+    let name = what.spool.queue().as_str().to_owned();
+    owner.list(vec![Shard { name, topic: None, partition: None, replayable: false }], listed).await;
 }
 
 impl What {

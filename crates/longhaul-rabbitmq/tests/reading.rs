@@ -83,9 +83,9 @@ async fn redelivery_after_a_dropped_reader(node: &RabbitMq, raw: &Raw, kind: &st
 async fn one_reader_at_a_time(node: &RabbitMq, raw: &Raw) {
     raw.queue("alone", "quorum").await;
     let (here, there) = (connector(node.uri()), connector(node.uri()));
-    let (source, other) =
-        (here.source(queue_spec("alone")).expect("a source"), there.source(queue_spec("alone")).expect("a source"));
+    let source = here.source(queue_spec("alone")).expect("a source");
     let reader = read_from(&*source).await;
+    let other = there.source(queue_spec("alone")).expect("a source");
     let shard = source.shards().borrow()[0].clone();
     for source in [&source, &other] {
         match source.open(&shard, Start::Latest).await {
@@ -94,8 +94,8 @@ async fn one_reader_at_a_time(node: &RabbitMq, raw: &Raw) {
             Ok(_) => panic!("two readers of one queue"),
         }
     }
-    drop(reader);
-    drop(here);
+    assert!(other.shards().borrow().is_empty(), "what another router reads is not listed");
+    drop((reader, source, here));
     let mut reader = read_from(&*other).await;
     publish(raw, "alone", 5..6).await;
     assert_eq!(bodies(&read(&mut *reader, 1).await), [5]);

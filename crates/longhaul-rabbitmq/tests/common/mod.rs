@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its own part of this")]
 
+pub mod relay;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use lapin::options::{
     QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind, PublisherConfirm};
 use longhaul_broker::{
     Connector, Context, Health, Opened, Reader, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec,
 };
@@ -207,11 +209,16 @@ impl Raw {
             .expect("a binding");
     }
 
-    /// Publishes and waits until the broker has it; whether some queue took it.
-    pub async fn publish(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) -> bool {
+    /// Publishes; the answer is when the broker has it.
+    pub async fn send(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) -> PublisherConfirm {
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let confirm = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await;
-        let confirmation = confirm.expect("published").await.expect("confirmed");
+        confirm.expect("published")
+    }
+
+    /// Publishes and waits until the broker has it; whether some queue took it.
+    pub async fn publish(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) -> bool {
+        let confirmation = self.send(exchange, key, properties, body).await.await.expect("confirmed");
         assert!(confirmation.is_ack());
         confirmation.take_message().is_none()
     }
