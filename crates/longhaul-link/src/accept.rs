@@ -11,10 +11,10 @@ use tokio::{
 };
 
 use crate::{
-    BatchHandler, LinkConfig, LinkError,
+    BatchHandler, Carrier, LinkConfig, LinkError,
     control::{Opening, refuse, watch_certificate},
     dial::{HANDSHAKE_TIMEOUT, certified},
-    endpoint::endpoint,
+    endpoint::{endpoint, endpoint_over},
     link::{FrameReceiver, LinkHandle, Wire},
     parcel::receive,
     tls::Loaded,
@@ -29,6 +29,8 @@ const HANDSHAKES_WITHOUT_PROOF_MAX: usize = 16;
 /// Links of one listener.
 const CONNECTIONS_MAX: usize = 1024;
 const RESULTS_QUEUED_MAX: usize = 16;
+/// What the secrets of its endpoint are derived for.
+const LABEL: &str = "listener";
 
 /// Accepts links. Dropping it ends no link.
 pub struct Listener {
@@ -49,12 +51,27 @@ impl Listener {
     /// # Errors
     /// [`LinkError::Socket`], or what TLS says.
     pub fn bind(addr: SocketAddr, config: &LinkConfig) -> Result<Self, LinkError> {
+        Self::on(config, |own, server| endpoint(addr, own, LABEL, Some(server)))
+    }
+
+    /// Listens on what carries packets in place of a socket.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn over(carrier: Carrier, config: &LinkConfig) -> Result<Self, LinkError> {
+        Self::on(config, |own, server| endpoint_over(carrier, own, LABEL, Some(server)))
+    }
+
+    fn on(
+        config: &LinkConfig,
+        make: impl FnOnce(&Loaded, ServerConfig) -> Result<Endpoint, LinkError>,
+    ) -> Result<Self, LinkError> {
         let LinkConfig { window, segmentation_offload, .. } = *config;
         let transport = transport(Role::Listener, window, segmentation_offload);
         let doorman = Arc::new(Doorman { config: config.clone(), transport });
         let own = config.identity.current();
         let (server, _) = doorman.server(&own)?;
-        let endpoint = endpoint(addr, &own, "listener", Some(server))?;
+        let endpoint = make(&own, server)?;
         let (sender, results) = mpsc::channel(RESULTS_QUEUED_MAX);
         let task = tokio::spawn(doorman.run(endpoint.clone(), sender));
         Ok(Self { endpoint, results, task })

@@ -236,8 +236,9 @@ pub(crate) async fn watch_certificate(wire: Arc<Wire>, peer: Peer, mut own: Iden
             return wire.fail(LinkError::Expired);
         }
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = own.changed() => {}
+            _ = tick.tick() => {}
         }
     }
 }

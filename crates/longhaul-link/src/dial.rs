@@ -14,9 +14,9 @@ use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 
 use crate::{
-    CertificateFault, Class, Identity, LinkConfig, LinkError, LinkStats, RouterName, WindowHint,
+    Carrier, CertificateFault, Class, Identity, LinkConfig, LinkError, LinkStats, RouterName, WindowHint,
     control::{Opening, refuse, watch_certificate},
-    endpoint::endpoint,
+    endpoint::{endpoint, endpoint_over},
     link::{FrameReceiver, LinkHandle, Wire},
     outbox::Outbox,
     parcel::pump,
@@ -45,6 +45,15 @@ impl Dialer {
         let own = config.identity.current();
         let endpoint = endpoint(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), &own, "dialler", None)
             .or_else(|_| endpoint(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), &own, "dialler", None))?;
+        Ok(Self { endpoint, config: config.clone() })
+    }
+
+    /// A dialler on what carries packets in place of a socket.
+    ///
+    /// # Errors
+    /// [`LinkError::Socket`].
+    pub fn over(carrier: Carrier, config: &LinkConfig) -> Result<Self, LinkError> {
+        let endpoint = endpoint_over(carrier, &config.identity.current(), "dialler", None)?;
         Ok(Self { endpoint, config: config.clone() })
     }
 

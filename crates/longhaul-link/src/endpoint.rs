@@ -11,7 +11,7 @@ use std::{
 
 use longhaul_event::HEADER_COUNT_MAX;
 use longhaul_wire::{EVENT_BYTES_DEFAULT, Hello, PROTOCOL_VERSION};
-use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -74,8 +74,16 @@ impl LinkConfig {
     }
 }
 
-/// Makes an endpoint on a socket of its own. Connection ids and stateless resets come from secrets that outlive the process, so that a
-/// router that was started anew can tell its peers at once that it does not know their links.
+/// What carries packets in place of a UDP socket of the system: a network that is simulated.
+#[derive(Debug, Clone)]
+pub struct Carrier {
+    /// Sends and receives.
+    pub socket: Arc<dyn AsyncUdpSocket>,
+    /// What QUIC leaves to chance beside its secrets follows from this.
+    pub seed: [u8; 32],
+}
+
+/// Makes an endpoint on a socket of its own.
 pub(crate) fn endpoint(
     addr: SocketAddr,
     own: &Loaded,
@@ -83,7 +91,28 @@ pub(crate) fn endpoint(
     server: Option<quinn::ServerConfig>,
 ) -> Result<Endpoint, LinkError> {
     let failed = |error: io::Error| LinkError::Socket { addr, text: error.to_string() };
-    let socket = socket(addr).map_err(failed)?;
+    let socket = socket(addr).and_then(|socket| TokioRuntime.wrap_udp_socket(socket)).map_err(failed)?;
+    Endpoint::new_with_abstract_socket(settings(own, label), server, socket, Arc::new(TokioRuntime)).map_err(failed)
+}
+
+/// Makes an endpoint on what carries packets in place of a socket.
+pub(crate) fn endpoint_over(
+    carrier: Carrier,
+    own: &Loaded,
+    label: &str,
+    server: Option<quinn::ServerConfig>,
+) -> Result<Endpoint, LinkError> {
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let addr = carrier.socket.local_addr().unwrap_or(nowhere);
+    let failed = |error: io::Error| LinkError::Socket { addr, text: error.to_string() };
+    let mut config = settings(own, label);
+    config.rng_seed(Some(carrier.seed));
+    Endpoint::new_with_abstract_socket(config, server, carrier.socket, Arc::new(TokioRuntime)).map_err(failed)
+}
+
+/// Connection ids and stateless resets come from secrets that outlive the process, so that a router that was started anew can tell its
+/// peers at once that it does not know their links.
+fn settings(own: &Loaded, label: &str) -> EndpointConfig {
     let reset = aws_lc_rs::hmac::Key::new(
         aws_lc_rs::hmac::HMAC_SHA256,
         own.derive(&format!("longhaul stateless reset, {label}")).as_ref(),
@@ -92,7 +121,7 @@ pub(crate) fn endpoint(
     let ids = u64::from_le_bytes(*ids.as_ref().first_chunk().expect("an HMAC has 32 bytes"));
     let mut config = EndpointConfig::new(Arc::new(reset));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
-    Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(failed)
+    config
 }
 
 fn socket(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {

@@ -21,7 +21,7 @@ mod verify;
 
 pub use accept::{InLink, InReceiver, InSender, Listener};
 pub use dial::{Dialer, OutLink, OutSender};
-pub use endpoint::LinkConfig;
+pub use endpoint::{Carrier, LinkConfig};
 pub use error::{CertificateFault, IdentityError, LinkError, Violation, close};
 pub use link::{FrameReceiver, LinkHandle, LinkStats};
 pub use longhaul_topology::{Class, Congestion};
