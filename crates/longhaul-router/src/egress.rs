@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
-use longhaul_broker::{Opened, Parking, Sink, SinkError, Writer};
+use longhaul_broker::{Opened, Parking, Poison, Sink, SinkError, Writer};
 use longhaul_event::{Event, Position};
 use longhaul_flow::{Applier, ApplierConfig, ApplierOutput, ApplierState, Offer, ResetCode, Span};
 use longhaul_route::CompiledRoute;
@@ -86,6 +86,9 @@ pub(crate) struct ApplierFlow {
     pub last_owner: Mutex<Option<(Attachment, u32)>>,
 }
 
+/// A cursor that is being written.
+type Committing = BoxFuture<'static, (Position, Result<(), SinkError>)>;
+
 struct Driver {
     flow: Arc<ApplierFlow>,
     plan: Plan,
@@ -96,9 +99,11 @@ struct Driver {
     writer: Option<Box<dyn Writer>>,
     opening: Option<BoxFuture<'static, Result<Opened, SinkError>>>,
     writes: FuturesOrdered<BoxFuture<'static, (Span, Result<(), SinkError>)>>,
-    committing: Option<BoxFuture<'static, (Position, Result<(), SinkError>)>>,
-    /// After a refused event: the position before it, which is confirmed though the cursor may lag behind.
-    confirmed: Option<Position>,
+    committing: Option<Committing>,
+    /// The cursor that the destination had when it last said so.
+    cursor: Option<Position>,
+    /// After a refused event: what was confirmed before it is made durable. A flow that is opened again meanwhile goes on with that.
+    settling: Option<BoxFuture<'static, Result<Opened, SinkError>>>,
     /// Refused events to be left out or parked, as far as the cursor is not beyond them.
     refused: Vec<Refused>,
     /// Events that are being parked. What stands with them waits here, so that nothing is written beyond them before that is done.
@@ -128,7 +133,8 @@ impl ApplierFlow {
             opening: None,
             writes: FuturesOrdered::new(),
             committing: None,
-            confirmed: None,
+            cursor: None,
+            settling: None,
             refused: Vec::new(),
             parking: None,
             parked: None,
@@ -176,6 +182,7 @@ impl Driver {
                 () = drain.cancelled(), if !self.draining => self.drain(),
                 Some((span, result)) = self.writes.next(), if !self.writes.is_empty() => self.handle_written(span, result),
                 (position, result) = wait_for(&mut self.committing), if self.committing.is_some() => self.handle_committed(position, result),
+                settled = wait_for(&mut self.settling), if self.settling.is_some() => self.handle_settled(settled),
                 parked = wait_for(&mut self.parking), if self.parking.is_some() => self.handle_parked(parked),
                 opened = wait_for(&mut self.opening), if self.opening.is_some() => self.handle_opened(opened),
                 inbound = mailbox.take() => {
@@ -200,7 +207,8 @@ impl Driver {
 
     /// Whether the sink owes an answer.
     fn is_asking(&self) -> bool {
-        self.opening.is_some() || self.committing.is_some() || self.parking.is_some() || !self.writes.is_empty()
+        let asked = [self.committing.is_some(), self.settling.is_some(), self.parking.is_some()];
+        self.opening.is_some() || asked.contains(&true) || !self.writes.is_empty()
     }
 
     /// Notes that the sink is asked for something.
@@ -303,18 +311,19 @@ impl Driver {
     }
 
     fn open_sink(&mut self) {
+        let settling = self.settling.take();
         self.drop_writer();
         self.ask();
         let (flow, sink, partition) = (Arc::clone(&self.flow), Arc::clone(&self.plan.sink), self.partition);
-        let confirmed = self.confirmed;
-        self.opening = Some(async move { open(&*sink, &flow.key, partition, confirmed).await }.boxed());
+        let open = async move { sink.open(&flow.key, partition).await };
+        self.opening = Some(settling.unwrap_or_else(|| open.boxed()));
     }
 
     fn handle_opened(&mut self, opened: Result<Opened, SinkError>) {
         self.opening = None;
         match opened {
             Ok(Opened { writer, cursor }) => {
-                (self.writer, self.confirmed) = (Some(writer), None);
+                (self.writer, self.cursor) = (Some(writer), cursor);
                 self.reopen_books(cursor);
                 let now = self.flow.now();
                 self.applier.handle_sink_open(now, cursor);
@@ -391,6 +400,7 @@ impl Driver {
         self.heard = now;
         match result {
             Ok(()) => {
+                self.cursor = Some(position);
                 self.refused.retain(|refused| is_behind(position, refused.at));
                 self.audit.settle(position);
                 self.applier.handle_committed(now, position);
@@ -400,26 +410,36 @@ impl Driver {
     }
 
     fn sink_failed(&mut self, error: &SinkError) {
-        let (code, retry) = match error {
-            SinkError::Transient(_) => (ResetCode::SinkLost, FAST_RETRY),
-            SinkError::Config(_) => (ResetCode::SinkLost, SLOW_RETRY),
-            SinkError::Poison { offset, .. } => (ResetCode::Poison, self.poisoned(*offset, error)),
-        };
         if self.flow.status.set_fault(&error.to_string()) {
             tracing::warn!(flow = %self.flow.status.name(), %error, "the destination does not take a flow");
         }
+        let retry = match error {
+            SinkError::Transient(_) => FAST_RETRY,
+            SinkError::Config(_) => SLOW_RETRY,
+            SinkError::Poison { offset, kind, reason } => return self.poisoned(*offset, *kind, reason),
+        };
+        self.fail(ResetCode::SinkLost, retry);
+    }
+
+    fn fail(&mut self, code: ResetCode, retry: Duration) {
         let now = self.flow.now();
         self.applier.handle_sink_failed(now, code, retry);
         self.drop_writer();
     }
 
-    /// Everything before the refused event is confirmed; what happens to the event itself is the route's policy.
-    fn poisoned(&mut self, offset: u64, error: &SinkError) -> Duration {
-        let SinkError::Poison { kind, reason, .. } = error else { return FAST_RETRY };
-        self.flow.status.poisoned(*kind);
+    /// Everything before the refused event is confirmed, and made durable; what happens to the event itself is the route's policy.
+    fn poisoned(&mut self, offset: u64, kind: Poison, reason: &str) {
+        self.flow.status.poisoned(kind);
         // What is with the sink belongs to the chain that is accepted: a new one waits until the one before it is written.
-        let refused = self.applier.accepted().map(|accepted| Position { offset, ..accepted });
-        self.confirmed = refused.map(|refused| Position { offset: offset.wrapping_sub(1), ..refused });
+        let Some(accepted) = self.applier.accepted() else { return self.fail(ResetCode::Poison, SLOW_RETRY) };
+        let retry = self.leave_out(Position { offset, ..accepted }, kind, reason);
+        let committing = self.committing.take();
+        self.fail(ResetCode::Poison, retry);
+        self.settle(committing, Position { offset: offset.wrapping_sub(1), ..accepted });
+    }
+
+    /// What the route says of a refused event; returns how long its flow rests.
+    fn leave_out(&mut self, at: Position, kind: Poison, reason: &str) -> Duration {
         match self.plan.route.route().on_poison {
             OnPoison::Halt => SLOW_RETRY,
             OnPoison::Park if self.plan.parking.is_none() => SLOW_RETRY,
@@ -427,19 +447,45 @@ impl Driver {
                 if self.refused.len() == SKIPPED_MAX {
                     self.refused.clear();
                 }
-                self.refused.extend(refused.map(|at| Refused { at, kind: *kind, reason: reason.clone() }));
+                self.refused.push(Refused { at, kind, reason: reason.to_owned() });
                 if policy == OnPoison::Drop {
-                    self.flow.status.dropped(*kind);
+                    self.flow.status.dropped(kind);
                 }
                 Duration::ZERO
             }
         }
     }
 
+    /// Brings the cursor up to what is confirmed at once, so that it is not written again: later the destination may not have it any more.
+    /// The writer is spent, so the flow is opened anew for that.
+    fn settle(&mut self, committing: Option<Committing>, confirmed: Position) {
+        self.ask();
+        let (flow, sink, partition) = (Arc::clone(&self.flow), Arc::clone(&self.plan.sink), self.partition);
+        let mut known = self.cursor;
+        let settling = async move {
+            // What is under way may still arrive.
+            if let Some(committing) = committing
+                && let (position, Ok(())) = committing.await
+            {
+                known = Some(position);
+            }
+            settle(&*sink, &flow.key, partition, known, confirmed).await
+        };
+        self.settling = Some(settling.boxed());
+    }
+
+    fn handle_settled(&mut self, settled: Result<Opened, SinkError>) {
+        self.settling = None;
+        self.heard = self.flow.now();
+        if let Err(error) = settled {
+            tracing::warn!(flow = %self.flow.status.name(), %error, "what came before a refused event may be written again");
+        }
+    }
+
     fn drop_writer(&mut self) {
         self.writer = None;
         self.opening = None;
-        self.committing = None;
+        (self.committing, self.settling) = (None, None);
         (self.parking, self.parked) = (None, None);
         self.writes = FuturesOrdered::new();
     }
@@ -457,7 +503,7 @@ impl Driver {
         let abandoned = self.owner.is_none() && self.flow.now() >= self.idle_since + ABANDONED_AFTER;
         let drained = self.flow.drain.is_cancelled()
             && matches!(self.applier.state(), ApplierState::Drained | ApplierState::Closed);
-        drained || (abandoned && self.can_end())
+        self.settling.is_none() && (drained || (abandoned && self.can_end()))
     }
 
     fn can_end(&self) -> bool {
@@ -472,15 +518,17 @@ impl Driver {
     }
 }
 
-/// Opens a flow. What was confirmed up to a refused event is made durable at once, so that it is not written again.
-async fn open(
+/// Opens a flow and moves its cursor from where it is known to be. Where it stands elsewhere, somebody else has moved it, or the destination has
+/// lost what it had: then it stays.
+async fn settle(
     sink: &dyn Sink,
     key: &FlowKey,
     partition: Option<u32>,
-    confirmed: Option<Position>,
+    known: Option<Position>,
+    confirmed: Position,
 ) -> Result<Opened, SinkError> {
     let mut opened = sink.open(key, partition).await?;
-    if let Some(confirmed) = confirmed.filter(|&at| opened.cursor.is_none_or(|cursor| is_behind(cursor, at))) {
+    if opened.cursor == known && known.is_none_or(|known| is_behind(known, confirmed)) {
         opened.writer.commit(confirmed).await?;
         opened.cursor = Some(confirmed);
     }

@@ -18,7 +18,7 @@ use longhaul_event::{Position, Start};
 use longhaul_flow::{Heard, Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode};
 use longhaul_link::class_to_wire;
 use longhaul_route::{CompiledRoute, Refusal};
-use longhaul_topology::{Class, FlowKey};
+use longhaul_topology::{Class, FlowKey, Guarantee, RouteStart};
 use longhaul_wire::{BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -93,8 +93,8 @@ struct Driver {
     submitting: Option<BoxFuture<'static, ()>>,
     opening: Option<BoxFuture<'static, Opened>>,
     resume: Option<Position>,
-    /// Where the flow began, and then what is durable of it: where it goes on when the destination has no cursor, or has lost it. To begin
-    /// where the route says once more would pass over what came in between.
+    /// Where it begins when the destination has no cursor, or has lost it: where this flow first began, because to begin at the newest event
+    /// once more would pass over what came in between. A destination that has no cursors gets on from what it had.
     begun: Option<Position>,
     encoder: BatchEncoder,
     verdicts: Vec<Result<(), Refusal>>,
@@ -288,7 +288,9 @@ impl Driver {
     }
 
     fn release(&mut self, floor: u64) {
-        self.begun = Some(Position { incarnation: self.incarnation, offset: floor });
+        if self.flow.route.route().guarantee == Guarantee::AtMostOnce {
+            self.begun = Some(Position { incarnation: self.incarnation, offset: floor });
+        }
         self.member.release(self.incarnation, floor);
     }
 
@@ -358,7 +360,8 @@ impl Driver {
     fn seeked(&mut self, incarnation: u64, after: u64, fresh: bool) {
         self.incarnation = incarnation;
         self.next = after.wrapping_add(1);
-        if fresh {
+        let moves = self.flow.route.route().start == RouteStart::Latest;
+        if fresh || (moves && self.begun.is_none()) {
             self.begun = Some(Position { incarnation, offset: after });
         }
         (self.skipped_since, self.rest, self.blocked) = (None, None, false);

@@ -54,6 +54,14 @@ struct Write {
     done: bool,
 }
 
+/// A cursor that is brought up to what is confirmed, from one of two places where it may be: a commit was under way.
+struct Settling {
+    session: u64,
+    known: [Option<Position>; 2],
+    confirmed: Position,
+    tails_lost: u64,
+}
+
 /// The driver.
 pub(crate) struct ApplierFlow {
     flow: usize,
@@ -66,16 +74,16 @@ pub(crate) struct ApplierFlow {
     owner: Option<(u64, u32, u64)>,
     writer: Option<u64>,
     opening: Option<u64>,
-    /// The cursor that is made durable before a sink counts as open.
-    confirming: Option<Position>,
+    /// The cursor that the destination had when it last said so.
+    cursor: Option<Position>,
+    /// What was confirmed before a refused event is made durable; then the flow fails.
+    settling: Option<Settling>,
     writes: VecDeque<Write>,
     committing: Option<Position>,
     /// The last cursor that was sent to an atomic sink: what it covers is not sent again, or the cursor would go back.
     carried: Option<Position>,
     /// The commit that is under way needs no answer.
     covered: bool,
-    confirmed: Option<Position>,
-    confirmed_at: u64,
     skipped: Vec<Position>,
     idle_since: Duration,
     heard: Duration,
@@ -97,13 +105,12 @@ impl ApplierFlow {
             owner: None,
             writer: None,
             opening: None,
-            confirming: None,
+            cursor: None,
+            settling: None,
             writes: VecDeque::new(),
             committing: None,
             carried: None,
             covered: false,
-            confirmed: None,
-            confirmed_at: 0,
             skipped: Vec::new(),
             idle_since: core.now,
             heard: core.now,
@@ -248,7 +255,7 @@ impl ApplierFlow {
     }
 
     fn is_asking(&self) -> bool {
-        self.opening.is_some() || self.committing.is_some() || !self.writes.is_empty()
+        self.opening.is_some() || self.settling.is_some() || self.committing.is_some() || !self.writes.is_empty()
     }
 
     fn ask(&mut self, core: &mut Core, session: u64, ask: Ask) {
@@ -260,7 +267,13 @@ impl ApplierFlow {
 
     fn open_sink(&mut self, core: &mut Core) {
         core.cover.count("applier does", "open sink");
+        let settling = self.settling.take();
         self.drop_writer(core);
+        if let Some(settling) = settling {
+            self.opening = Some(settling.session);
+            self.settling = Some(settling);
+            return;
+        }
         let flow = self.flow;
         let session = core.connect(core.plan.flows[flow].to_broker, self.process, End::Applier(flow));
         self.ask(core, session, Ask::OpenSink { flow });
@@ -324,7 +337,7 @@ impl ApplierFlow {
     }
 
     fn committed(&mut self, core: &mut Core, position: Position) {
-        (self.committing, self.covered) = (None, false);
+        (self.committing, self.covered, self.cursor) = (None, false, Some(position));
         self.skipped.retain(|skipped| is_behind(position, *skipped));
         self.applier.handle_committed(core.now, position);
         self.observe(core);
@@ -333,6 +346,13 @@ impl ApplierFlow {
     pub(crate) fn handle_answer(&mut self, core: &mut Core, session: u64, answer: Answer) {
         if self.opening == Some(session) {
             return self.handle_opened(core, session, answer);
+        }
+        if self.settling.as_ref().is_some_and(|settling| settling.session == session) {
+            self.heard = core.now;
+            if self.handle_settling(core, session, answer).is_some() {
+                core.hang_up(session);
+            }
+            return;
         }
         if self.writer != Some(session) {
             return;
@@ -353,25 +373,8 @@ impl ApplierFlow {
 
     fn handle_opened(&mut self, core: &mut Core, session: u64, answer: Answer) {
         self.heard = core.now;
-        let cursor = match (answer, self.confirming.take()) {
-            (Answer::Sink { cursor }, _) => {
-                // Known to be wrong, and so not tried here, where between a refusal and the next opening a destination loses what it
-                // confirmed, or another applier goes on with another incarnation.
-                let tails_lost = core.brokers[core.plan.flows[self.flow].to_broker].tails_lost;
-                let counts = |at: &Position| {
-                    self.confirmed_at == tails_lost
-                        && cursor.is_none_or(|cursor| cursor.incarnation == at.incarnation && is_behind(cursor, *at))
-                };
-                if let Some(confirmed) = self.confirmed.filter(counts) {
-                    self.confirming = Some(confirmed);
-                    return core.ask(session, Ask::Commit { flow: self.flow, cursor: confirmed });
-                }
-                cursor
-            }
-            (Answer::Committed(cursor), Some(_)) => Some(cursor),
-            _ => return self.sink_failed(core, ResetCode::SinkLost, FAST_RETRY),
-        };
-        (self.writer, self.opening, self.confirmed) = (Some(session), None, None);
+        let Some(cursor) = self.handle_settling(core, session, answer) else { return };
+        (self.writer, self.opening, self.cursor) = (Some(session), None, cursor);
         self.carried = cursor.filter(|_| self.is_atomic(core));
         self.applier.handle_sink_open(core.now, cursor);
         self.observe(core);
@@ -383,25 +386,62 @@ impl ApplierFlow {
         self.observe(core);
     }
 
-    /// Everything before the refused event is confirmed; the event itself is left out, or waits.
+    /// Everything before the refused event is confirmed, and made durable; the event itself is left out, or waits.
     fn poisoned(&mut self, core: &mut Core, offset: u64) {
-        let refused = self.applier.accepted().map(|accepted| Position { offset, ..accepted });
-        self.confirmed = refused.map(|refused| Position { offset: offset.wrapping_sub(1), ..refused });
-        self.confirmed_at = core.brokers[core.plan.flows[self.flow].to_broker].tails_lost;
+        let Some(accepted) = self.applier.accepted() else {
+            return self.sink_failed(core, ResetCode::Poison, SLOW_RETRY);
+        };
         let retry = if core.plan.drops_poison {
-            self.skipped.extend(refused);
+            self.skipped.push(Position { offset, ..accepted });
             Duration::ZERO
         } else {
             SLOW_RETRY
         };
+        let known = [self.cursor, self.committing.or(self.cursor)];
         self.sink_failed(core, ResetCode::Poison, retry);
+        let to = core.plan.flows[self.flow].to_broker;
+        let session = core.connect(to, self.process, End::Applier(self.flow));
+        self.ask(core, session, Ask::OpenSink { flow: self.flow });
+        let (confirmed, tails_lost) =
+            (Position { offset: offset.wrapping_sub(1), ..accepted }, core.brokers[to].tails_lost);
+        self.settling = Some(Settling { session, known, confirmed, tails_lost });
+    }
+
+    /// Whether that cursor is brought up to what is confirmed. A destination that crashes within this round trip and loses what it
+    /// confirmed, though not the cursor before it, is not tried: no opening can tell.
+    fn settles(&self, core: &Core, settling: &Settling, cursor: Option<Position>) -> bool {
+        settling.tails_lost == core.brokers[core.plan.flows[self.flow].to_broker].tails_lost
+            && settling.known.contains(&cursor)
+            && cursor.is_none_or(|cursor| is_behind(cursor, settling.confirmed))
+    }
+
+    /// The cursor that the destination has then; `None` while it is asked to move it, or when it fails.
+    fn handle_settling(&mut self, core: &mut Core, session: u64, answer: Answer) -> Option<Option<Position>> {
+        match (answer, self.settling.take()) {
+            (Answer::Sink { cursor }, Some(settling)) if settling.session == session => {
+                if !self.settles(core, &settling, cursor) {
+                    return Some(cursor);
+                }
+                core.cover.count("applier does", "settle");
+                core.ask(session, Ask::Commit { flow: self.flow, cursor: settling.confirmed });
+                self.settling = Some(settling);
+                None
+            }
+            (Answer::Sink { cursor }, _) => Some(cursor),
+            (Answer::Committed(cursor), Some(_)) => Some(Some(cursor)),
+            _ => {
+                self.sink_failed(core, ResetCode::SinkLost, FAST_RETRY);
+                None
+            }
+        }
     }
 
     fn drop_writer(&mut self, core: &mut Core) {
-        for session in [self.writer.take(), self.opening.take()].into_iter().flatten() {
+        let settling = self.settling.take().map(|settling| settling.session);
+        for session in [self.writer.take(), self.opening.take(), settling].into_iter().flatten() {
             core.hang_up(session);
         }
-        (self.confirming, self.committing, self.carried) = (None, None, None);
+        (self.committing, self.carried) = (None, None);
         self.covered = false;
         self.writes.clear();
     }
@@ -433,7 +473,7 @@ impl ApplierFlow {
     pub(crate) fn is_done(&self, now: Duration) -> bool {
         let drained = self.draining && matches!(self.applier.state(), ApplierState::Drained | ApplierState::Closed);
         let abandoned = self.owner.is_none() && now >= self.idle_since + ABANDONED_AFTER;
-        drained || (abandoned && self.can_end())
+        self.settling.is_none() && (drained || (abandoned && self.can_end()))
     }
 
     pub(crate) fn close(&mut self, core: &mut Core) {

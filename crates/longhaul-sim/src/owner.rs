@@ -210,7 +210,6 @@ impl OwnerFlow {
     }
 
     fn release(&mut self, core: &mut Core, floor: u64, shard: Option<&mut QueueShard>) {
-        self.begun = Some(Position { incarnation: self.incarnation, offset: floor });
         let of = self.shard(core);
         let upto = core.uids.range((of, self.incarnation, 0)..=(of, self.incarnation, floor)).last();
         if let Some(uid) = upto.and_then(|(_, uids)| uids.first()).copied() {
@@ -332,7 +331,7 @@ impl OwnerFlow {
     fn seeked(&mut self, core: &mut Core, incarnation: u64, after: u64, fresh: bool) {
         self.incarnation = incarnation;
         self.next = after.wrapping_add(1);
-        if fresh {
+        if fresh || (core.plan.latest && self.begun.is_none()) {
             self.begun = Some(Position { incarnation, offset: after });
         }
         (self.skipped_since, self.rest, self.blocked) = (None, None, false);

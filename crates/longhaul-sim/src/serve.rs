@@ -503,13 +503,16 @@ impl Core {
             }
         }
         for flow in 0..self.plan.flows.len() {
-            // Without any cursor the flow goes on behind what it knows to have been durable: what was lost stays lost.
             if self.plan.flows[flow].to_broker == broker
                 && self.ledger.has_begun(flow)
                 && self.brokers[broker].cursor(flow).is_none()
             {
-                self.ledger.sink_recreated(flow);
                 self.cover.count("fault", "cursor lost");
+                // A flow that began at the newest event goes on where this life of its owner began; what an earlier life delivered, and
+                // is lost, stays lost.
+                if self.plan.latest {
+                    self.ledger.sink_recreated(flow);
+                }
             }
             let shard = self.plan.flows[flow].shard;
             let read = self.read.get(&flow).copied();

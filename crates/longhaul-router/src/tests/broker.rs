@@ -154,6 +154,17 @@ impl Broker {
         self.lock().logs.get_mut(shard).expect("a shard of the test").purged = before;
     }
 
+    /// Loses what it has of a flow but for the first events, as one that crashed before it wrote to its disk; its cursor goes with them.
+    pub(super) fn lose_tail(&self, route: &str, shard: &str, keep: usize) {
+        let mut state = self.lock();
+        let found = state.flows.iter_mut().find(|(key, _)| key.route == route && key.from.2 == shard);
+        let (_, flow) = found.expect("a flow of the test");
+        assert!(flow.written.len() > keep, "there is something to lose");
+        flow.written.truncate(keep);
+        flow.cursor = flow.cursor.and_then(|at| Some(Position { offset: (keep as u64).checked_sub(1)?, ..at }));
+        flow.life += 1;
+    }
+
     /// Deletes a shard and makes it again, empty.
     pub(super) fn recreate(&self, shard: &str) {
         let mut state = self.lock();

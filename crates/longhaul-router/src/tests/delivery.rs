@@ -169,3 +169,19 @@ async fn a_start_holds_before_the_destination_has_noted_it() {
     assert_eq!(mesh.sinks[0].written("r", "a"), events("a", 100)[5..]);
     mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_loses_everything_gets_everything_again() {
+    for keep in [0, 40] {
+        let (source, sink) = (Broker::new(36, true, &["a"]), Broker::new(37, true, &[]));
+        let mesh = TestMesh::new(source, vec![sink], vec![route("r", &[0])]).start().await;
+        mesh.source.publish("a", 0..100);
+        let durable = || mesh.eu().flows().iter().any(|flow| flow.durable >= Some(99));
+        wait_for("the first part", &mesh, durable).await;
+        mesh.sinks[0].lose_tail("r", "a", keep);
+        mesh.source.publish("a", 100..110);
+        wait_for("all of it again", &mesh, || mesh.sinks[0].written("r", "a").len() >= 110).await;
+        assert_eq!(mesh.sinks[0].written("r", "a"), events("a", 110), "with {keep} left");
+        mesh.stop().await;
+    }
+}

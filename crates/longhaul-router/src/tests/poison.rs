@@ -24,6 +24,22 @@ async fn a_refused_event_halts_its_flow_and_says_so() {
     mesh.stop().await;
 }
 
+/// Between the refusal and the next try, ten seconds later, the destination loses what came before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_while_a_refused_event_waits_is_written_again() {
+    for keep in [0, 10] {
+        let mesh = start(OnPoison::Halt).await;
+        wait_for("the refusal", &mesh, || mesh.us().flows().iter().any(|flow| flow.phase == crate::Phase::Faulted))
+            .await;
+        assert_eq!(mesh.sinks[0].written("r", "a"), events("a", 30));
+        mesh.sinks[0].lose_tail("r", "a", keep);
+        mesh.sinks[0].faults(|faults| faults.poison.clear());
+        wait_for("all of it", &mesh, || mesh.sinks[0].written("r", "a").len() >= 200).await;
+        assert_eq!(mesh.sinks[0].written("r", "a"), events("a", 200), "with {keep} left");
+        mesh.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_events_are_left_out_where_the_route_says_so() {
     let mesh = start(OnPoison::Drop).await;
