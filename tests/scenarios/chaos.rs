@@ -16,6 +16,7 @@ use longhaul_tests::mesh::Mesh;
 use longhaul_tests::relay::Relay;
 use longhaul_tests::sample::Sample;
 use longhaul_tests::started;
+use longhaul_tests::wait::until;
 
 const REGIONS: [&str; 3] = ["ap", "eu", "us"];
 /// One fault per step; it is undone at the step's end.
@@ -130,6 +131,12 @@ struct Chaos {
     used_most: f64,
 }
 
+/// From region, to region, and the topic there.
+fn ways() -> impl Iterator<Item = (usize, usize, String)> {
+    let pairs = (0..3).flat_map(|from| (0..3).filter(move |to| *to != from).map(move |to| (from, to)));
+    pairs.map(|(from, to)| (from, to, format!("{}.{}", REGIONS[from], TOPICS[from])))
+}
+
 impl Chaos {
     async fn start() -> Self {
         let (kafka, rabbitmq, nats) = tokio::join!(started::kafka(), started::rabbitmq(), started::nats());
@@ -182,6 +189,19 @@ impl Chaos {
         }
     }
 
+    /// The mesh runs when the faults begin: everything that Longhaul declares at the brokers is there.
+    async fn warm_up(&mut self) {
+        self.produce().await;
+        for (from, to, topic) in ways() {
+            let what = format!("{} to {}", REGIONS[from], REGIONS[to]);
+            let there = async || (self.clients[to].count(&topic).await >= PER_BURST).then_some(());
+            until(&what, PATIENCE, there).await;
+        }
+        // RabbitMQ (3.10) puts a new quorum queue's own record on disk every half second, whatever it confirmed meanwhile; of a queue that
+        // is killed before, nothing comes back, and nothing answers in its name. That is no fault of the mesh, and is not what is tried here.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+
     async fn step(&mut self, fault: Fault) {
         let end = Instant::now() + STEP;
         self.begin(fault);
@@ -227,24 +247,32 @@ impl Chaos {
 
     /// Everything is at its destinations.
     async fn judge(&self) {
-        for (from, prefix) in [(1, "eu"), (2, "us"), (0, "ap")] {
-            for to in (0..3).filter(|to| *to != from) {
-                let topic = format!("{prefix}.{}", TOPICS[from]);
-                let arrived = self.clients[to].consume(&topic, self.sent[from].len(), PATIENCE).await;
-                let what = format!("{} to {}", self.clients[from].kind(), self.clients[to].kind());
-                let verdict = judge(&what, &self.sent[from], &arrived, Compare::Content);
-                println!("  {what:<22} {:>7} events  0 lost  {:>6} repeated", verdict.events, verdict.duplicates);
+        for (from, to, topic) in ways() {
+            let arrived = self.clients[to].consume(&topic, self.sent[from].len(), PATIENCE).await;
+            let what = format!("{} to {}", self.clients[from].kind(), self.clients[to].kind());
+            let verdict = judge(&what, &self.sent[from], &arrived, Compare::Content);
+            println!("  {what:<22} {:>7} events  0 lost  {:>6} repeated", verdict.events, verdict.duplicates);
+        }
+    }
+}
+
+impl Drop for Chaos {
+    /// What the routers saw, where the verdict is bad.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for region in REGIONS {
+                eprintln!("== log of {region}\n{}", self.mesh.log(region));
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "one of four runs was judged wrong, and why is not known yet; `make soak` runs it"]
 async fn chaos() {
     let length = Duration::from_secs(number("LONGHAUL_CHAOS_SECONDS").unwrap_or(60));
     let mut dice = Dice::new();
     let mut chaos = Chaos::start().await;
+    chaos.warm_up().await;
     let (begin, mut done) = (Instant::now(), BTreeMap::<Fault, usize>::new());
     while begin.elapsed() < length {
         let fault = dice.fault();

@@ -54,7 +54,7 @@ impl RabbitSource {
         let waiting = self.what.spool.prepare(&connection, kind).await?;
         let lock = names::queue_lock(queue.as_str());
         let (channel, lock) = Lock::take(&connection, &lock, &format!("reads the queue {queue}")).await?;
-        self.what.spool.forget_old_bindings(&connection, kind).await?;
+        self.what.spool.forget_old_bindings(&connection, kind).await;
         let access = &self.client.access;
         QueueReader::start(channel, lock, queue, access.prefetch, waiting, &self.client.context, &self.what.filters)
             .await

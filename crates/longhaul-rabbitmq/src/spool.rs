@@ -4,16 +4,21 @@
 //! What it is bound to is noted in a cell, because AMQP cannot be asked: bindings that a route no longer wants are removed when it is
 //! opened for reading, by whoever holds the lock.
 
+use std::time::Duration;
+
 use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, ExchangeKind};
 use longhaul_config::QueueType;
+use tokio::time::timeout;
 
 use crate::fault::{Fault, is_not_found, is_refusal};
 use crate::{cell, names};
 
 const ACCESS_REFUSED: u16 = 403;
 const PRECONDITION_FAILED: u16 = 406;
+/// How long the note of bindings is asked for.
+const NOTE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A binding: exchange and pattern.
 pub(crate) type Binding = (ShortString, ShortString);
@@ -61,31 +66,49 @@ impl Spool {
         }
     }
 
-    /// Removes the bindings that an earlier route of the same name had and this one has not. The caller holds the lock.
-    pub(crate) async fn forget_old_bindings(&self, connection: &Connection, kind: QueueType) -> Result<(), Fault> {
-        let Self::Own { queue, exchange, patterns } = self else { return Ok(()) };
-        let note = names::bindings(queue.as_str());
-        let channel = connection.create_channel().await.map_err(|e| Fault::of(&e, "opening a channel"))?;
-        let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;
-        confirm.map_err(|e| Fault::of(&e, "asking for confirmations"))?;
-        let noted = cell::open(connection, &channel, &note, kind).await?.and_then(|bytes| decode(&bytes));
-        let before = noted.unwrap_or_default();
-        let now: Vec<Binding> = patterns.iter().map(|pattern| (exchange.clone(), pattern.clone())).collect();
-        if before == now {
-            return Ok(());
-        }
-        for (exchange, pattern) in before.iter().filter(|binding| !now.contains(binding)) {
-            tracing::info!(
-                queue = queue.as_str(),
-                exchange = exchange.as_str(),
-                pattern = pattern.as_str(),
-                "unbinding"
-            );
-            let unbound = channel.queue_unbind(queue.clone(), exchange.clone(), pattern.clone(), FieldTable::default());
-            unbound.await.map_err(|e| Fault::of(&e, &format!("unbinding {queue}")))?;
-        }
-        cell::write(&channel, &note, &format!("bindings of {queue}"), &encode(&now)).await
+    /// Removes the bindings that an earlier route of the same name had and this one has not, if the note of them can be had. The caller
+    /// holds the lock. What such a binding catches is left out by the reader, so a note that cannot be read (a quorum queue that lost its
+    /// only member to a crash answers nobody) holds nothing up; the next opening tries again.
+    pub(crate) async fn forget_old_bindings(&self, connection: &Connection, kind: QueueType) {
+        let Self::Own { queue, exchange, patterns } = self else { return };
+        let reason = match timeout(NOTE_PATIENCE, unbind_old(connection, queue, exchange, patterns, kind)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(fault)) => fault.text().to_owned(),
+            Err(_) => format!("no answer within {} s", NOTE_PATIENCE.as_secs()),
+        };
+        let (queue, note) = (queue.as_str(), names::bindings(queue.as_str()));
+        tracing::warn!(
+            queue,
+            note = note.as_str(),
+            reason,
+            "old bindings may stay: their note cannot be read or written"
+        );
     }
+}
+
+async fn unbind_old(
+    connection: &Connection,
+    queue: &ShortString,
+    exchange: &ShortString,
+    patterns: &[ShortString],
+    kind: QueueType,
+) -> Result<(), Fault> {
+    let note = names::bindings(queue.as_str());
+    let channel = connection.create_channel().await.map_err(|e| Fault::of(&e, "opening a channel"))?;
+    let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;
+    confirm.map_err(|e| Fault::of(&e, "asking for confirmations"))?;
+    let noted = cell::open(connection, &channel, &note, kind).await?.and_then(|bytes| decode(&bytes));
+    let before = noted.unwrap_or_default();
+    let now: Vec<Binding> = patterns.iter().map(|pattern| (exchange.clone(), pattern.clone())).collect();
+    if before == now {
+        return Ok(());
+    }
+    for (exchange, pattern) in before.iter().filter(|binding| !now.contains(binding)) {
+        tracing::info!(queue = queue.as_str(), exchange = exchange.as_str(), pattern = pattern.as_str(), "unbinding");
+        let unbound = channel.queue_unbind(queue.clone(), exchange.clone(), pattern.clone(), FieldTable::default());
+        unbound.await.map_err(|e| Fault::of(&e, &format!("unbinding {queue}")))?;
+    }
+    cell::write(&channel, &note, &format!("bindings of {queue}"), &encode(&now)).await
 }
 
 /// How many messages wait in a queue of somebody else's.

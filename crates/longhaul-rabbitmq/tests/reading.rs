@@ -8,6 +8,7 @@ use common::{
     PATIENCE, Raw, access, connector, context, exchange_spec, flow, nothing, open, queue_spec, read, read_from,
     to_exchange,
 };
+use lapin::options::BasicGetOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use longhaul_broker::{Connector, SourceError};
@@ -30,6 +31,7 @@ async fn reading_is_exclusive_and_forgets_nothing() {
     prefetch_is_the_bound(&node, &raw).await;
     identity_survives_redelivery(&node, &raw).await;
     bindings_follow_the_route(&node, &raw).await;
+    a_note_that_nobody_can_read_holds_nothing_up(&node, &raw).await;
     a_message_that_cannot_be_carried_stays(&node, &raw).await;
     one_writer_at_a_time(&node, &raw).await;
 }
@@ -153,6 +155,30 @@ async fn bindings_follow_the_route(node: &RabbitMq, raw: &Raw) {
     assert!(!raw.publish("changing", "b", BasicProperties::default(), b"3").await, "the old binding is removed");
     assert!(raw.publish("changing", "c", BasicProperties::default(), b"4").await);
     assert_eq!(bodies(&read(&mut *reader, 2).await), [2, 4], "what an old binding caught is passed over");
+}
+
+async fn a_note_that_nobody_can_read_holds_nothing_up(node: &RabbitMq, raw: &Raw) {
+    raw.exchange("noted", ExchangeKind::Topic).await;
+    let rabbit = connector(node.uri());
+    let spec = || exchange_spec("noted", &["a.>"], "longhaul.spool.noted");
+    let source = rabbit.source(spec()).expect("a source");
+    drop((read_from(&*source).await, source));
+    let listed = node.ctl(&["list_queues", "name"]).expect("the queues");
+    let notes: Vec<&str> = listed.lines().filter(|name| name.starts_with("longhaul.bindings.")).collect();
+    assert!(!notes.is_empty(), "the bindings are noted: {listed}");
+    // Their only messages are out with us, as if the queues answered nobody.
+    let ours = Raw::connect(node.uri()).await;
+    for note in notes {
+        let taken = ours.channel.basic_get(note.into(), BasicGetOptions { no_ack: false }).await.expect("a queue");
+        assert!(taken.is_some(), "{note} holds something");
+    }
+    let source = rabbit.source(spec()).expect("a source");
+    let mut reader = read_from(&*source).await;
+    assert!(raw.publish("noted", "a.x", BasicProperties::default(), b"1").await);
+    assert_eq!(bodies(&read(&mut *reader, 1).await), [1]);
+    for note in listed.lines().filter(|name| name.starts_with("longhaul.bindings.")) {
+        assert_eq!(raw.waiting(note).await, 0, "{note} was not waited for, nor made anew");
+    }
 }
 
 async fn a_message_that_cannot_be_carried_stays(node: &RabbitMq, raw: &Raw) {
