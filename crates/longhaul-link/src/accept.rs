@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use longhaul_wire::{Frame, Hello};
-use quinn::{Connection, Endpoint, Incoming, ServerConfig, TransportConfig};
+use quinn::{Connection, Endpoint, Incoming, ServerConfig};
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, JoinSet},
@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     BatchHandler, Carrier, LinkConfig, LinkError,
+    congestion::Farewell,
     control::{Opening, refuse, watch_certificate},
     dial::{HANDSHAKE_TIMEOUT, certified},
     endpoint::{endpoint, endpoint_over},
@@ -42,7 +43,6 @@ pub struct Listener {
 /// What a handshake needs.
 struct Doorman {
     config: LinkConfig,
-    transport: Arc<TransportConfig>,
 }
 
 impl Listener {
@@ -66,11 +66,9 @@ impl Listener {
         config: &LinkConfig,
         make: impl FnOnce(&Loaded, ServerConfig) -> Result<Endpoint, LinkError>,
     ) -> Result<Self, LinkError> {
-        let LinkConfig { window, segmentation_offload, .. } = *config;
-        let transport = transport(Role::Listener, window, segmentation_offload);
-        let doorman = Arc::new(Doorman { config: config.clone(), transport });
+        let doorman = Arc::new(Doorman { config: config.clone() });
         let own = config.identity.current();
-        let (server, _) = doorman.server(&own)?;
+        let (server, _) = doorman.server(&own, &Farewell::default())?;
         let endpoint = make(&own, server)?;
         let (sender, results) = mpsc::channel(RESULTS_QUEUED_MAX);
         let task = tokio::spawn(doorman.run(endpoint.clone(), sender));
@@ -133,24 +131,25 @@ impl Doorman {
 
     async fn handshake(&self, incoming: Incoming) -> Result<InLink, LinkError> {
         // Read anew for every handshake, so that a reload holds from the next one on.
-        let (server, verifier) = self.server(&self.config.identity.current())?;
+        let farewell = Farewell::default();
+        let (server, verifier) = self.server(&self.config.identity.current(), &farewell)?;
         let connecting = incoming.accept_with(Arc::new(server))?;
         let connection = connecting.await.map_err(|error| match verifier.verdict().fault {
             Some(fault) => LinkError::Certificate(fault),
             None => error.into(),
         })?;
         debug_assert!(verifier.verdict().judged > 0, "no handshake without the verifier");
-        let greeted = self.greet(&connection).await;
+        let greeted = self.greet(&connection, farewell).await;
         greeted.inspect_err(|error| refuse(&connection, error))
     }
 
-    async fn greet(&self, connection: &Connection) -> Result<InLink, LinkError> {
+    async fn greet(&self, connection: &Connection, farewell: Farewell) -> Result<InLink, LinkError> {
         let (chain, peer, peer_expiry) = certified(connection)?;
         let here = self.config.hello();
         let (send, recv) = connection.accept_bi().await?;
         let mut opening = Opening::new(send, recv);
         let hello = opening.exchange(connection, Role::Listener, &here, &peer).await?;
-        let wire = Wire::new(connection.clone(), peer_expiry);
+        let wire = Wire::new(connection.clone(), peer_expiry, farewell);
         let judged = Peer { chain, role: Role::Listener, region: None };
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_certificate(wire.clone(), judged, self.config.identity.watch()));
@@ -158,12 +157,14 @@ impl Doorman {
         Ok(InLink { receiver: InReceiver { frames: receiver, reading: false } })
     }
 
-    fn server(&self, own: &Loaded) -> Result<(ServerConfig, Arc<PeerVerifier>), LinkError> {
+    fn server(&self, own: &Loaded, farewell: &Farewell) -> Result<(ServerConfig, Arc<PeerVerifier>), LinkError> {
         let (tls, verifier) = own.server().map_err(LinkError::Handshake)?;
         let mut server = ServerConfig::with_crypto(Arc::new(tls));
         let mut tokens = quinn_proto::ValidationTokenConfig::default();
         tokens.sent(0);
-        server.transport_config(self.transport.clone()).migration(false).validation_token_config(tokens);
+        let LinkConfig { window, segmentation_offload, .. } = self.config;
+        let transport = transport(Role::Listener, window, segmentation_offload, farewell);
+        server.transport_config(transport).migration(false).validation_token_config(tokens);
         Ok((server, verifier))
     }
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     Carrier, CertificateFault, Class, Identity, LinkConfig, LinkError, LinkStats, RouterName, WindowHint,
+    congestion::Farewell,
     control::{Opening, refuse, watch_certificate},
     endpoint::{endpoint, endpoint_over},
     link::{FrameReceiver, LinkHandle, Wire},
@@ -73,7 +74,8 @@ impl Dialer {
         let (tls, verifier) = own.client(region).map_err(LinkError::Handshake)?;
         let mut client = ClientConfig::new(Arc::new(tls));
         let LinkConfig { segmentation_offload, .. } = self.config;
-        client.transport_config(transport(Role::Dialer, window, segmentation_offload));
+        let farewell = Farewell::default();
+        client.transport_config(transport(Role::Dialer, window, segmentation_offload, &farewell));
         let connecting = self
             .endpoint
             .connect_with(client, addr, SERVER_NAME)
@@ -83,18 +85,18 @@ impl Dialer {
             None => error.into(),
         })?;
         debug_assert!(verifier.verdict().judged > 0, "no handshake without the verifier");
-        let greeted = self.greet(&connection, region).await;
+        let greeted = self.greet(&connection, region, farewell).await;
         greeted.inspect_err(|error| refuse(&connection, error))
     }
 
-    async fn greet(&self, connection: &Connection, region: &str) -> Result<OutLink, LinkError> {
+    async fn greet(&self, connection: &Connection, region: &str, farewell: Farewell) -> Result<OutLink, LinkError> {
         let (chain, peer, peer_expiry) = certified(connection)?;
         let here = self.config.hello();
         let (send, recv) = connection.open_bi().await?;
         let mut opening = Opening::new(send, recv);
         let hello = opening.exchange(connection, Role::Dialer, &here, &peer).await?;
         let judged = Peer { chain, role: Role::Dialer, region: Some(region.to_owned()) };
-        let wire = Wire::new(connection.clone(), peer_expiry);
+        let wire = Wire::new(connection.clone(), peer_expiry, farewell);
         let outbox = Arc::new(Outbox::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(pump(wire.clone(), outbox.clone()));

@@ -14,7 +14,7 @@ use longhaul_wire::{Frame, Hello, Limits, encode_frame};
 use quinn::{Connection, VarInt};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
-use crate::error::LinkError;
+use crate::{congestion::Farewell, error::LinkError};
 
 /// Longest reason that is sent in a close; a QUIC packet must hold it.
 const REASON_BYTES_MAX: usize = 512;
@@ -49,17 +49,19 @@ pub(crate) struct Wire {
     pub(crate) began: Instant,
     pub(crate) heartbeat_rtt_micros: AtomicU64,
     pub(crate) open_bytes: AtomicU64,
+    farewell: Farewell,
     end: OnceLock<LinkError>,
 }
 
 impl Wire {
-    pub(crate) fn new(connection: Connection, peer_expiry: SystemTime) -> Arc<Self> {
+    pub(crate) fn new(connection: Connection, peer_expiry: SystemTime, farewell: Farewell) -> Arc<Self> {
         Arc::new(Self {
             connection,
             peer_expiry,
             began: Instant::now(),
             heartbeat_rtt_micros: AtomicU64::new(0),
             open_bytes: AtomicU64::new(0),
+            farewell,
             end: OnceLock::new(),
         })
     }
@@ -72,6 +74,7 @@ impl Wire {
         let (code, mut text) = (error.close_code(), error.close_text());
         text.truncate(text.floor_char_boundary(REASON_BYTES_MAX));
         if self.end.set(error).is_ok() {
+            self.farewell.begin();
             self.connection.close(VarInt::from_u32(code), text.as_bytes());
         }
     }

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use quinn::{MtuDiscoveryConfig, TransportConfig, VarInt};
 
-use crate::{Congestion, congestion};
+use crate::{
+    Congestion,
+    congestion::{self, Farewell},
+};
 
 /// More than 1 MiB lets one stream grow over what quinn keeps of gaps per stream, which kills the connection.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -49,8 +52,8 @@ impl WindowHint {
     }
 }
 
-/// The transport of one end. Only the listener is sent streams: one for control, and parcels.
-pub(crate) fn transport(role: Role, window: WindowHint, offload: bool) -> Arc<TransportConfig> {
+/// The transport of one end of one link. Only the listener is sent streams: one for control, and parcels.
+pub(crate) fn transport(role: Role, window: WindowHint, offload: bool, farewell: &Farewell) -> Arc<TransportConfig> {
     let bytes = window.window_bytes();
     let (control, parcels) = match role {
         Role::Dialer => (0, 0),
@@ -70,7 +73,7 @@ pub(crate) fn transport(role: Role, window: WindowHint, offload: bool) -> Arc<Tr
         .initial_rtt(INITIAL_RTT)
         .packet_threshold(REORDERED_PACKETS_MAX)
         .datagram_receive_buffer_size(None)
-        .congestion_controller_factory(congestion::factory(window.congestion))
+        .congestion_controller_factory(congestion::factory(window.congestion, farewell))
         .enable_segmentation_offload(offload);
     Arc::new(config)
 }
