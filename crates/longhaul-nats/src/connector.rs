@@ -3,6 +3,7 @@
 //! They are two so that a flood of what is read never stands before acknowledgements of what is written, and so that a message that the
 //! client cannot read takes down nothing but readers.
 
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::client::Link;
 use crate::config::Access;
 use crate::health::Board;
 use crate::once::WINDOW_MIN;
+use crate::ownership::Ownership;
 use crate::parked::StreamParking;
 use crate::sink::{Memories, NatsSink};
 use crate::source::{CoreSource, Selection, StreamSource};
@@ -30,6 +32,7 @@ pub struct NatsConnector {
     board: Board,
     writing: Arc<Link>,
     reading: OnceLock<Arc<Link>>,
+    ownership: OnceLock<Ownership>,
     memories: Arc<Memories>,
     window_min: Duration,
 }
@@ -54,13 +57,19 @@ impl NatsConnector {
         let access = Arc::new(Access::new(cfg, name)?);
         let board = Board::new();
         let writing = Arc::new(Link::start(access.clone(), board.report()));
-        let (reading, memories) = (OnceLock::new(), Arc::default());
-        Ok(Arc::new(Self { ctx, access, runtime, board, writing, reading, memories, window_min }))
+        let (reading, ownership, memories) = (OnceLock::new(), OnceLock::new(), Arc::default());
+        Ok(Arc::new(Self { ctx, access, runtime, board, writing, reading, ownership, memories, window_min }))
     }
 
     fn reading(&self) -> Arc<Link> {
         let _inside = self.runtime.enter();
         self.reading.get_or_init(|| Arc::new(Link::start(self.access.clone(), self.board.report()))).clone()
+    }
+
+    /// Over the connection for writing, since what is read may be a flood.
+    fn ownership(&self) -> &Ownership {
+        let _inside = self.runtime.enter();
+        self.ownership.get_or_init(|| Ownership::start(self.writing.clone(), &self.ctx, self.board.report()))
     }
 }
 
@@ -78,19 +87,21 @@ impl Connector for NatsConnector {
         Ok(match spec.source {
             SourceKind::JetStream { stream: Some(stream), topics } => {
                 let selection = Selection::new(topics, true, &self.ctx)?;
-                Arc::new(StreamSource::named(self.reading(), &stream, selection))
+                Arc::new(StreamSource::named(self.reading(), self.ownership(), &stream, selection))
             }
             SourceKind::JetStream { stream: None, topics } => {
                 some(&topics)?;
-                Arc::new(StreamSource::found(self.reading(), Selection::new(topics, false, &self.ctx)?))
+                let selection = Selection::new(topics, false, &self.ctx)?;
+                Arc::new(StreamSource::found(self.reading(), self.ownership(), selection))
             }
             SourceKind::NatsCapture { topics } => {
                 some(&topics)?;
-                Arc::new(StreamSource::captured(self.reading(), Selection::new(topics, false, &self.ctx)?, &self.ctx))
+                let selection = Selection::new(topics, false, &self.ctx)?;
+                Arc::new(StreamSource::captured(self.reading(), self.ownership(), selection, &self.ctx))
             }
             SourceKind::CoreNats { topics } => {
                 some(&topics)?;
-                Arc::new(CoreSource::new(self.reading(), Selection::new(topics, false, &self.ctx)?))
+                Arc::new(CoreSource::new(self.reading(), Selection::new(topics, false, &self.ctx)?, &self.ctx))
             }
             _ => return Err(SourceError::Config("this broker is NATS; the route reads another kind".to_owned())),
         })
@@ -111,7 +122,17 @@ impl Connector for NatsConnector {
         let (link, create_streams) = (self.writing.clone(), self.access.create_streams());
         Ok(Arc::new(NatsSink { link, streams, create_streams, once, memories: self.memories.clone() }))
     }
+
     fn parking(&self) -> Option<Arc<dyn Parking>> {
         Some(Arc::new(StreamParking { link: self.writing.clone() }))
+    }
+
+    /// Hands our shards to the other routers of the region at once.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            if let Some(ownership) = self.ownership.get() {
+                ownership.leave().await;
+            }
+        })
     }
 }

@@ -32,10 +32,15 @@ pub(crate) struct CoreReader {
 }
 
 impl CoreReader {
-    /// Subscribes, and waits until the server has the subscription.
-    pub(crate) async fn open(link: &Link, selection: Arc<Selection>, subject: &str) -> Result<Self, SourceError> {
+    /// Subscribes as one of a group, and waits until the server has the subscription.
+    pub(crate) async fn open(
+        link: &Link,
+        selection: Arc<Selection>,
+        subject: &str,
+        group: String,
+    ) -> Result<Self, SourceError> {
         let session = link.session().await?;
-        let messages = session.client.subscribe(subject.to_owned()).await;
+        let messages = session.client.queue_subscribe(subject.to_owned(), group).await;
         let messages = messages.map_err(|e| SourceError::Transient(format!("{subject}: {e}")))?;
         session.round_trip().await.map_err(SourceError::Transient)?;
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());

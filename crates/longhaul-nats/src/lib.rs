@@ -1,7 +1,8 @@
 //! The NATS connector: JetStream and core NATS, as source and sink.
 //!
 //! Start with [`NatsConnector`]. An event goes `writer (sink) -> publish -> map -> NATS`, and comes back
-//! `NATS -> pull -> reader -> map`. Pure are `map`, `subject`, `reply`, `window` and `catalog`; everything else speaks to the server.
+//! `NATS -> pull -> reader -> map`. Pure are `map`, `subject`, `reply`, `window`, `catalog`
+//! and `members` (which router owns which stream, kept by `ownership` with the records of `roster`); everything else speaks to the server.
 //!
 //! Limits: streams are read when their retention is `limits`. A message whose header block is no UTF-8 ends the connection that
 //! reads it, for the client cannot parse it.
@@ -16,12 +17,15 @@ mod core;
 mod cursor;
 mod health;
 mod map;
+mod members;
 mod once;
+mod ownership;
 mod parked;
 mod publish;
 mod pull;
 mod reader;
 mod reply;
+mod roster;
 mod sink;
 mod source;
 mod subject;

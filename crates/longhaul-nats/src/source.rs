@@ -2,7 +2,8 @@
 //!
 //! A stream is one shard. It can be read again from any position, by any number of readers, when its retention is `limits`; streams of
 //! other retention are refused with a sentence, for reading them is consuming them. What is captured is such a stream, made by
-//! Longhaul. Core NATS has one shard per subject, which cannot be read again.
+//! Longhaul. Several routers of a region share the streams out ([`ownership`](crate::ownership)). Core NATS has one shard per subject and
+//! router, which cannot be read again: the routers are one queue group, so that each message goes to one of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::api::ApiError;
 use crate::client::Link;
 use crate::core::CoreReader;
 use crate::cursor::IN_STREAM;
+use crate::ownership::{Ownership, Serving};
 use crate::reader::StreamReader;
 use crate::subject;
 
@@ -77,26 +79,28 @@ pub(crate) struct StreamSource {
     selection: Arc<Selection>,
     shards: watch::Receiver<Arc<Vec<Shard>>>,
     capture: Option<Value>,
-    finder: Option<tokio::task::JoinHandle<()>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl StreamSource {
     /// The stream of that name; it need not be there yet.
-    pub(crate) fn named(link: Arc<Link>, stream: &str, selection: Selection) -> Self {
-        let shards = watch::Sender::new(Arc::new(vec![selection.shard(stream)])).subscribe();
-        Self { link, selection: Arc::new(selection), shards, capture: None, finder: None }
+    pub(crate) fn named(link: Arc<Link>, ownership: &Ownership, stream: &str, selection: Selection) -> Self {
+        let shard = selection.shard(stream);
+        Self::fixed(link, ownership, shard, selection, None)
     }
 
     /// Whatever streams hold the subjects, now and later.
-    pub(crate) fn found(link: Arc<Link>, selection: Selection) -> Self {
-        let (tx, shards) = watch::channel(Arc::default());
+    pub(crate) fn found(link: Arc<Link>, ownership: &Ownership, selection: Selection) -> Self {
+        let serving = ownership.serve(hash64(selection.shard("").name.as_bytes()));
+        let (tx, found) = watch::channel(Arc::default());
         let selection = Arc::new(selection);
         let finder = tokio::spawn(find(link.clone(), selection.clone(), tx));
-        Self { link, selection, shards, capture: None, finder: Some(finder) }
+        let (owner, shards) = share(serving, found);
+        Self { link, selection, shards, capture: None, tasks: vec![finder, owner] }
     }
 
     /// A stream that Longhaul makes on the subjects.
-    pub(crate) fn captured(link: Arc<Link>, selection: Selection, ctx: &Context) -> Self {
+    pub(crate) fn captured(link: Arc<Link>, ownership: &Ownership, selection: Selection, ctx: &Context) -> Self {
         let what = format!("{}\n{}\n{}\n{}", ctx.mesh, ctx.region, ctx.broker, selection.subjects.join("\n"));
         let name = format!("longhaul_capture_{:016x}", hash64(what.as_bytes()));
         let config = json!({
@@ -110,10 +114,23 @@ impl StreamSource {
             // Publishers did not ask for answers from a stream; their requests must go to whom they are meant for.
             "no_ack": true,
         });
-        let mut shard = selection.shard(&name);
-        shard.name.clone_from(&name);
-        let shards = watch::Sender::new(Arc::new(vec![shard])).subscribe();
-        Self { link, selection: Arc::new(selection), shards, capture: Some(config), finder: None }
+        let shard = Shard { name, ..selection.shard("") };
+        Self::fixed(link, ownership, shard, selection, Some(config))
+    }
+
+    fn fixed(
+        link: Arc<Link>,
+        ownership: &Ownership,
+        shard: Shard,
+        selection: Selection,
+        capture: Option<Value>,
+    ) -> Self {
+        let serving = ownership.serve(hash64(shard.name.as_bytes()));
+        let (tx, only) = watch::channel(Arc::new(vec![shard]));
+        // Nobody sends: the channel stays open as long as the source.
+        let holder = tokio::spawn(async move { tx.closed().await });
+        let (owner, shards) = share(serving, only);
+        Self { link, selection: Arc::new(selection), shards, capture, tasks: vec![holder, owner] }
     }
 
     async fn make_capture(&self, config: &Value) -> Result<(), SourceError> {
@@ -154,10 +171,19 @@ impl Source for StreamSource {
 
 impl Drop for StreamSource {
     fn drop(&mut self) {
-        if let Some(finder) = &self.finder {
-            finder.abort();
+        for task in &self.tasks {
+            task.abort();
         }
     }
+}
+
+/// Those of the candidates that this router owns.
+fn share(
+    serving: Serving,
+    candidates: watch::Receiver<Arc<Vec<Shard>>>,
+) -> (tokio::task::JoinHandle<()>, watch::Receiver<Arc<Vec<Shard>>>) {
+    let (tx, shards) = watch::channel(Arc::default());
+    (tokio::spawn(serving.filter(candidates, tx)), shards)
 }
 
 /// Looks up streams by subject, for ever; tells when the answer changes.
@@ -203,21 +229,28 @@ async fn names(link: &Link, selection: &Selection) -> Result<Vec<String>, Source
 pub(crate) struct CoreSource {
     link: Arc<Link>,
     selection: Arc<Selection>,
+    /// Behind the subject in the name of a shard: two routers that share a subject have a flow each.
+    suffix: String,
+    group: String,
     shards: watch::Receiver<Arc<Vec<Shard>>>,
 }
 
 impl CoreSource {
     /// What is published on the subjects while somebody reads. Each subject is a shard: the server orders what one subscription gets,
     /// and nothing says how what two get was ordered.
-    pub(crate) fn new(link: Arc<Link>, selection: Selection) -> Self {
+    pub(crate) fn new(link: Arc<Link>, selection: Selection, ctx: &Context) -> Self {
+        let suffix = format!("@{}", ctx.router);
         let shard = |subject: &String| Shard {
-            name: format!("core?{subject}"),
+            name: format!("core?{subject}{suffix}"),
             topic: None,
             partition: None,
             replayable: false,
         };
         let shards = watch::Sender::new(Arc::new(selection.subjects.iter().map(shard).collect::<Vec<_>>())).subscribe();
-        Self { link, selection: Arc::new(selection), shards }
+        // Whoever reads something else must not be in the group: each would miss what the other gets.
+        let what = format!("{}\n{}", ctx.broker, selection.shard("").name);
+        let group = format!("longhaul.{}.{}.{:016x}", ctx.mesh, ctx.region, hash64(what.as_bytes()));
+        Self { link, selection: Arc::new(selection), suffix, group, shards }
     }
 }
 
@@ -229,7 +262,10 @@ impl Source for CoreSource {
     fn open<'a>(&'a self, shard: &'a Shard, _: Start) -> BoxFuture<'a, Result<Box<dyn Reader>, SourceError>> {
         Box::pin(async move {
             let subject = shard.name.strip_prefix("core?").unwrap_or(&shard.name);
-            let reader = CoreReader::open(&self.link, self.selection.clone(), subject).await?;
+            let subject = subject.strip_suffix(&self.suffix).unwrap_or(subject);
+            // The server would give a message to one of two subjects in the same group, too.
+            let group = format!("{}.{:016x}", self.group, hash64(subject.as_bytes()));
+            let reader = CoreReader::open(&self.link, self.selection.clone(), subject, group).await?;
             Ok(Box::new(reader) as Box<dyn Reader>)
         })
     }
