@@ -7,9 +7,8 @@ use longhaul_broker::{SinkError, SourceError};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
-use rdkafka::topic_partition_list::TopicPartitionList;
 use tracing::debug;
 
 /// The last failure that any client of a cluster reported, until one succeeds.
@@ -105,7 +104,7 @@ pub(crate) fn unknown_topic(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// The context of every client that is no producer.
+/// The context of every client that is neither a producer nor the member of the group.
 pub(crate) struct Events {
     diagnosis: Arc<Diagnosis>,
     /// The newest statistics, until the consumer's own thread takes them.
@@ -137,21 +136,14 @@ impl ClientContext for Events {
     }
 }
 
-impl ConsumerContext for Events {
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        // Group offsets are for monitoring only; the next commit covers this one.
-        if let Err(error) = result {
-            debug!(%error, "group offsets were not committed");
-        }
-    }
-}
+impl ConsumerContext for Events {}
 
 /// A line of librdkafka. What matters to an operator shows in health and in errors of flows; these lines repeat it many times.
 pub(crate) fn log_line(level: RDKafkaLogLevel, fac: &str, message: &str) {
     debug!(target: "librdkafka", ?level, fac, "{message}");
 }
 
-/// Notes what a producer reports.
+/// Notes what a client with a context of its own reports.
 pub(crate) fn note(diagnosis: &Diagnosis, error: &KafkaError, reason: &str) {
     diagnosis.note(error, reason);
 }

@@ -1,11 +1,11 @@
-//! One cluster as all its sources and sinks see it: health, the list of topics, offsets of partitions.
+//! One cluster as all its sources and sinks see it: health, the list of topics, which partitions are ours, offsets of partitions.
 //!
-//! One thread asks for metadata every 5 s (every second while the cluster is away), from the first moment on. It ends when the last
-//! user is gone.
+//! One thread asks for metadata every 5 s (every second while the cluster is away), from the first moment on; another is a member of
+//! the group (see `member`). They end when the last user is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use longhaul_broker::{Gap, Health, SourceError};
@@ -18,6 +18,8 @@ use tracing::{info, warn};
 
 use crate::client::{Diagnosis, Events, Offloaded, unknown_topic};
 use crate::config::Settings;
+use crate::member::keep_membership;
+use crate::ownership::{Ownership, Partitions};
 
 /// Longest time that one question to the cluster may take.
 pub(crate) const ASK_MAX: Duration = Duration::from_secs(5);
@@ -29,16 +31,30 @@ const SERVE_EVERY: Duration = Duration::from_millis(100);
 /// Number of partitions by topic.
 pub(crate) type Listing = BTreeMap<String, u32>;
 
-/// Somebody who wants to know the topics.
+/// Changes with every change of what [`Cluster::wanted`] tells: of topics, and the number of listeners.
+pub(crate) type Version = (u64, usize);
+
+/// Somebody who reads topics.
 pub(crate) trait Listener: Send + Sync {
-    /// The topics as they are now; called from the cluster's own thread.
-    fn handle_listing(&self, listing: &Listing);
+    /// The topics, or what we own of them, may have changed: look at [`Cluster::view`]. Called from the cluster's own threads.
+    fn handle_change(&self, cluster: &Cluster);
+    /// The topics that it reads, of those that it has seen.
+    fn topics(&self) -> Vec<String>;
+}
+
+/// What is known of topics.
+pub(crate) struct View {
+    /// `None` until the cluster answered.
+    pub(crate) listing: Option<Arc<Listing>>,
+    /// What this router owns.
+    pub(crate) owned: Arc<Partitions>,
 }
 
 /// One cluster.
 pub(crate) struct Cluster {
     pub(crate) settings: Settings,
     pub(crate) diagnosis: Arc<Diagnosis>,
+    pub(crate) ownership: Arc<Ownership>,
     questions: Offloaded<BaseConsumer<Events>>,
     health: watch::Sender<Health>,
     state: Mutex<State>,
@@ -48,10 +64,16 @@ pub(crate) struct Cluster {
 struct State {
     listing: Option<Arc<Listing>>,
     listeners: Vec<Weak<dyn Listener>>,
+    /// Counts changes of the topics that are wanted.
+    changes: u64,
+    /// What the last probe found.
+    probed: Option<Health>,
+    /// Why we may own nothing although the cluster answers.
+    trouble: Option<String>,
 }
 
 impl Cluster {
-    /// Starts probing.
+    /// Starts probing, and takes part in the group as soon as somebody listens.
     ///
     /// # Errors
     /// One sentence when the options cannot work.
@@ -64,6 +86,7 @@ impl Cluster {
         let cluster = Arc::new(Self {
             settings,
             diagnosis,
+            ownership: Arc::new(Ownership::new()),
             questions: Offloaded::new(questions),
             health: watch::Sender::new(Health::Connecting),
             state: Mutex::default(),
@@ -73,6 +96,11 @@ impl Cluster {
             .name("kafka-health".to_owned())
             .spawn(move || keep_probing(&weak))
             .map_err(|error| format!("no thread for Kafka's health: {error}"))?;
+        let (weak, ownership) = (Arc::downgrade(&cluster), Arc::clone(&cluster.ownership));
+        std::thread::Builder::new()
+            .name("kafka-group".to_owned())
+            .spawn(move || keep_membership(&weak, &ownership))
+            .map_err(|error| format!("no thread for Kafka's group: {error}"))?;
         Ok(cluster)
     }
 
@@ -80,17 +108,55 @@ impl Cluster {
         self.health.subscribe()
     }
 
-    /// Tells the listener the topics now, if they are known, and at every change.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the listener now and at every change.
     pub(crate) fn listen(&self, listener: &Weak<dyn Listener>) {
-        let listing = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.listeners.retain(|listener| listener.strong_count() > 0);
-            state.listeners.push(Weak::clone(listener));
-            state.listing.clone()
-        };
-        if let (Some(listing), Some(listener)) = (listing, listener.upgrade()) {
-            listener.handle_listing(&listing);
+        self.state().listeners.push(Weak::clone(listener));
+        if let Some(listener) = listener.upgrade() {
+            listener.handle_change(self);
         }
+        self.state().changes += 1;
+    }
+
+    fn listeners(&self) -> Vec<Arc<dyn Listener>> {
+        let mut state = self.state();
+        state.listeners.retain(|listener| listener.strong_count() > 0);
+        state.listeners.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Has every listener look again.
+    pub(crate) fn tell_listeners(&self) {
+        for listener in self.listeners() {
+            listener.handle_change(self);
+        }
+    }
+
+    /// What is known of topics now.
+    pub(crate) fn view(&self) -> View {
+        View { listing: self.state().listing.clone(), owned: self.ownership.owned() }
+    }
+
+    /// All topics that somebody reads.
+    pub(crate) fn wanted(&self) -> BTreeSet<String> {
+        self.listeners().iter().flat_map(|listener| listener.topics()).collect()
+    }
+
+    /// As long as it stays the same, so does what [`wanted`](Self::wanted) tells.
+    pub(crate) fn version(&self) -> Version {
+        let state = self.state();
+        (state.changes, state.listeners.iter().filter(|listener| listener.strong_count() > 0).count())
+    }
+
+    /// The ids of the members of our group. Blocks up to [`ASK_MAX`].
+    ///
+    /// # Errors
+    /// When the cluster does not answer, or refuses.
+    pub(crate) fn members(&self) -> Result<Vec<String>, KafkaError> {
+        let groups = self.questions.fetch_group_list(Some(&self.settings.group), ASK_MAX)?;
+        Ok(groups.groups().iter().flat_map(|group| group.members()).map(|member| member.id().to_owned()).collect())
     }
 
     /// Number of partitions of a topic; `None` when there is no such topic. Blocks up to [`ASK_MAX`].
@@ -177,30 +243,51 @@ impl Cluster {
     }
 
     fn publish(&self, listing: Listing) {
-        let listing = Arc::new(listing);
-        let listeners: Vec<Arc<dyn Listener>> = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.listing = Some(Arc::clone(&listing));
-            state.listeners.iter().filter_map(Weak::upgrade).collect()
-        };
-        for listener in listeners {
-            listener.handle_listing(&listing);
+        {
+            let mut state = self.state();
+            if state.listing.as_deref() == Some(&listing) {
+                return;
+            }
+            state.listing = Some(Arc::new(listing));
         }
+        self.tell_listeners();
+        // After they have looked: what they want may differ from now on.
+        self.state().changes += 1;
     }
 
     fn set_health(&self, health: Health) {
-        self.health.send_if_modified(|now| {
-            if *now == health {
-                return false;
+        let before = self.state().probed.replace(health.clone());
+        match (&health, before) {
+            (Health::Down(reason), None | Some(Health::Connecting | Health::Up)) => warn!(reason, "Kafka is away"),
+            (Health::Up, Some(Health::Down(_))) => info!("Kafka is back"),
+            _ => {}
+        }
+        self.show_health();
+    }
+
+    /// Why we own nothing although the cluster answers, or that nothing hinders us any more.
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
+        {
+            let mut state = self.state();
+            if state.trouble == trouble {
+                return;
             }
-            match (&health, &*now) {
-                (Health::Down(reason), Health::Connecting | Health::Up) => warn!(reason, "Kafka is away"),
-                (Health::Up, Health::Down(_)) => info!("Kafka is back"),
-                _ => {}
+            match &trouble {
+                Some(reason) => warn!(reason, "no partition of Kafka can be ours"),
+                None => info!("partitions of Kafka can be ours again"),
             }
-            *now = health;
-            true
-        });
+            state.trouble = trouble;
+        }
+        self.show_health();
+    }
+
+    fn show_health(&self) {
+        let state = self.state();
+        let shown = match (&state.probed, &state.trouble) {
+            (Some(Health::Up), Some(trouble)) => Health::Down(trouble.clone()),
+            (probed, _) => probed.clone().unwrap_or(Health::Connecting),
+        };
+        self.health.send_if_modified(|now| std::mem::replace(now, shown.clone()) != shown);
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use longhaul_broker::Context;
 use longhaul_config::{CreateTopics, Kafka, Sasl, Tls};
+use longhaul_event::hash64;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
@@ -20,11 +21,18 @@ const PRODUCER_EVENTS_MAX: usize = 200_000;
 const TRANSACTION_MS: &str = "30000";
 /// For requests of a transactional producer: so that one of them is asked again within the transaction.
 const TRANSACTION_SOCKET_MS: &str = "10000";
+/// After how long without a sign the coordinator gives a router's partitions to others: the least that brokers allow by default.
+const SESSION_MS: &str = "6000";
+const HEARTBEAT_MS: &str = "1500";
+/// How often the member looks for new partitions of its topics.
+const MEMBER_METADATA_MS: &str = "5000";
+/// Longest name in the group that is taken as it is.
+const INSTANCE_CHARS: usize = 200;
 /// What librdkafka accepts as largest message.
 const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 1_000..=1_000_000_000;
 
 /// What `options` must not touch, because a promise rests on it.
-const OURS: [&str; 25] = [
+const OURS: [&str; 26] = [
     "acks",
     "allow.auto.create.topics",
     "auto.offset.reset",
@@ -44,6 +52,7 @@ const OURS: [&str; 25] = [
     "log.queue",
     "message.timeout.ms",
     "metadata.broker.list",
+    "partition.assignment.strategy",
     "partitioner",
     "queuing.strategy",
     "request.required.acks",
@@ -56,8 +65,10 @@ const OURS: [&str; 25] = [
 pub(crate) struct Settings {
     base: ClientConfig,
     options: Vec<(String, String)>,
-    /// Group whose offsets show how far Longhaul is; nobody ever joins it.
+    /// Group by which the routers of the region share partitions; its offsets show how far they are.
     pub(crate) group: String,
+    /// Our name in the group.
+    pub(crate) instance: String,
     /// Largest event that may be read.
     pub(crate) event_bytes_max: usize,
     /// Whether and how missing destination topics are made.
@@ -92,12 +103,16 @@ impl Settings {
             base,
             options: cfg.options.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             group: format!("longhaul.{}.{}.{}", ctx.mesh, ctx.region, ctx.broker),
+            instance: instance(&ctx.router),
             event_bytes_max: ctx.event_bytes_max,
             create_topics: cfg.create_topics,
         };
-        for config in
-            [settings.consumer(true), settings.producer(None, false), settings.transactional("x", None, false)]
-        {
+        for config in [
+            settings.consumer(true),
+            settings.member(),
+            settings.producer(None, false),
+            settings.transactional("x", None, false),
+        ] {
             config.create_native_config().map_err(|error| format!("options: {error}"))?;
         }
         Ok(settings)
@@ -137,6 +152,32 @@ impl Settings {
             config.set("statistics.interval.ms", "5000");
         }
         self.with_options(config)
+    }
+
+    /// For the member of the group, which owns partitions and fetches nothing.
+    pub(crate) fn member(&self) -> ClientConfig {
+        let mut config = self.base.clone();
+        config
+            .set("group.id", &self.group)
+            .set("group.instance.id", &self.instance)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", SESSION_MS)
+            .set("heartbeat.interval.ms", HEARTBEAT_MS)
+            .set("topic.metadata.refresh.interval.ms", MEMBER_METADATA_MS)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Where it would begin if it read: a place that is always there.
+            .set("auto.offset.reset", "latest");
+        self.with_options(config)
+    }
+
+    /// What is said when another process has our name in the group.
+    pub(crate) fn name_taken(&self) -> String {
+        let Self { group, instance, .. } = self;
+        format!(
+            "another router named {instance} is a member of the group {group}; router names must be unique in a region. This one \
+             reads nothing of this cluster until the other has ended"
+        )
     }
 
     /// For reading the topic of cursors to its end.
@@ -203,6 +244,17 @@ impl Settings {
         }
         config
     }
+}
+
+/// The router's name as Kafka takes it. Names that differ stay different.
+fn instance(router: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let is_fine = router.chars().all(fits) && router.len() <= INSTANCE_CHARS;
+    if is_fine && !matches!(router, "" | "." | "..") {
+        return router.to_owned();
+    }
+    let plain: String = router.chars().take(INSTANCE_CHARS).map(|c| if fits(c) { c } else { '_' }).collect();
+    format!("{plain}.{:016x}", hash64(router.as_bytes()))
 }
 
 fn security(base: &mut ClientConfig, cfg: &Kafka) -> Result<(), String> {
@@ -302,6 +354,18 @@ mod tests {
         }
         assert_eq!(settings.consumer(true).get("group.id"), Some("longhaul.mesh.eu.orders"));
         assert_eq!(settings.consumer(true).get("auto.offset.reset"), Some("error"));
+        assert_eq!(settings.consumer(true).get("group.instance.id"), None, "readers are no members");
+        assert_eq!(settings.member().get("group.instance.id"), Some("r1"));
+    }
+
+    #[test]
+    fn a_name_in_the_group_is_one_that_kafka_takes_and_nobody_elses() {
+        assert_eq!(instance("eu-1.router_a"), "eu-1.router_a");
+        let strange = ["eu 1", "eu/1", "é", "", ".", "..", &"x".repeat(300), &"x".repeat(301)].map(instance);
+        for (at, name) in strange.iter().enumerate() {
+            assert!(name.len() < 249 && name.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)), "{name}");
+            assert!(!strange[..at].contains(name), "{name}");
+        }
     }
 
     #[test]

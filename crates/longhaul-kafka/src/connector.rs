@@ -1,6 +1,7 @@
 //! The connector: one Kafka cluster of this region.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use longhaul_broker::{
@@ -81,7 +82,18 @@ impl Connector for KafkaConnector {
             _ => Arc::new(KafkaSink { destination, partition, tombstone_on_empty }),
         })
     }
+
     fn parking(&self) -> Option<Arc<dyn Parking>> {
         Some(Arc::clone(&self.parking) as Arc<dyn Parking>)
+    }
+
+    /// Gives up every partition, so that other routers have them at once.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let ownership = &self.cluster.ownership;
+        ownership.end();
+        let mut ended = ownership.ended();
+        Box::pin(async move {
+            let _ = ended.wait_for(|ended| *ended).await;
+        })
     }
 }

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `config` | options for librdkafka; refuses those that would break a promise |
 //! | `client`, `cluster` | what librdkafka says about itself; health, the list of topics, offsets of partitions |
+//! | `member`, `ownership` | routers of a region share partitions: the member of the consumer group; what it owns, floors to commit |
 //! | `map`, `amqp`, `size` | records to events and back (pure) |
 //! | `lane`, `pump`, `source` | one thread reads all partitions of a source into bounded lanes, one reader takes from each |
 //! | `topics`, `producer` | what is known of a destination topic; producers, each with its delivery thread |
@@ -33,6 +34,8 @@ mod flow;
 mod group;
 mod lane;
 mod map;
+mod member;
+mod ownership;
 mod parked;
 mod producer;
 mod pump;

@@ -7,13 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use longhaul_broker::{ReadBatch, SourceError};
 use longhaul_event::{Event, Position};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -34,9 +34,6 @@ const POLL: Duration = Duration::from_millis(10);
 /// Records taken before lanes are looked after again.
 const BURST: usize = 2000;
 const CHORES_EVERY: Duration = Duration::from_secs(1);
-
-/// Offsets that may be committed, by topic and partition: the next one to read.
-pub(crate) type Floors = Mutex<BTreeMap<(String, i32), u64>>;
 
 /// A running pump. Dropping it ends the thread.
 pub(crate) struct Pump {
@@ -60,11 +57,11 @@ impl Drop for Feed {
 }
 
 impl Pump {
-    /// Starts a thread. `floors` are committed every second, if given.
+    /// Starts a thread, for many lanes or for one.
     ///
     /// # Errors
     /// [`SourceError`] when there is no client or no thread to be had.
-    pub(crate) fn start(cluster: &Arc<Cluster>, many: bool, floors: Option<Arc<Floors>>) -> Result<Self, SourceError> {
+    pub(crate) fn start(cluster: &Arc<Cluster>, many: bool) -> Result<Self, SourceError> {
         let consumer: BaseConsumer<Events> = cluster
             .settings
             .consumer(many)
@@ -75,7 +72,6 @@ impl Pump {
             cluster: Arc::clone(cluster),
             consumer,
             orders,
-            floors,
             feeds: Vec::new(),
             index: BTreeMap::new(),
             current: 0,
@@ -115,7 +111,6 @@ struct Pumping {
     cluster: Arc<Cluster>,
     consumer: BaseConsumer<Events>,
     orders: Receiver<Feed>,
-    floors: Option<Arc<Floors>>,
     feeds: Vec<Option<Fed>>,
     /// Where in `feeds` a partition is; kept after its end, as a sign that it was assigned before.
     index: BTreeMap<String, BTreeMap<i32, usize>>,
@@ -137,7 +132,6 @@ impl Pumping {
                 self.chores();
             }
         }
-        self.commit_floors();
     }
 
     /// `false` when nobody can give orders any more.
@@ -273,7 +267,6 @@ impl Pumping {
     fn chores(&mut self) {
         self.pass_markers();
         self.learn_ends();
-        self.commit_floors();
         if self.suspect {
             self.suspect = self.check_all();
         }
@@ -303,23 +296,6 @@ impl Pumping {
             if let Ok(end) = u64::try_from(end) {
                 fed.feed.lane.know_end(end);
             }
-        }
-    }
-
-    fn commit_floors(&self) {
-        let Some(floors) = &self.floors else { return };
-        let due = std::mem::take(&mut *floors.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut offsets = TopicPartitionList::new();
-        for ((topic, partition), next) in due {
-            let Ok(next) = i64::try_from(next) else { continue };
-            if let Err(error) = offsets.add_partition_offset(&topic, partition, Offset::Offset(next)) {
-                debug!(%error, "an offset cannot be committed");
-            }
-        }
-        if offsets.count() > 0
-            && let Err(error) = self.consumer.commit(&offsets, CommitMode::Async)
-        {
-            debug!(%error, "group offsets were not committed");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The source: partitions of topics that match, and readers on them.
+//! The source: those partitions of topics that match which this router owns, and readers on them.
 //!
 //! The first reader of a partition is fed by the source's one thread; every further reader (one that catches up) has a consumer and a
 //! thread of its own, so that it holds nobody back.
@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use crate::cluster::{Cluster, Listener, Listing};
 use crate::lane::Lane;
 use crate::map::Origin;
-use crate::pump::{Feed, Floors, Pump};
+use crate::ownership::{Ownership, Partitions};
+use crate::pump::{Feed, Pump};
 
 /// Topics of Kafka and of its companions, ours included; never a shard.
 const INTERNAL_PREFIX: &str = "__";
@@ -28,14 +29,22 @@ struct Inner {
     /// Hash that names the broker in identities.
     place: u64,
     listed: Arc<Listed>,
-    floors: Arc<Floors>,
     readers: Mutex<Readers>,
 }
 
-/// The shards, kept up by the cluster's thread.
+/// The shards, kept up by the cluster's threads.
 struct Listed {
     filters: Vec<Filter>,
+    /// Held while the shards are told, so that what was seen later is told later.
+    seen: Mutex<Seen>,
     shards: watch::Sender<Arc<Vec<Shard>>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    listing: Option<Arc<Listing>>,
+    /// The topics of it that match, with their partitions.
+    topics: Vec<(Topic, u32)>,
 }
 
 #[derive(Default)]
@@ -47,10 +56,10 @@ struct Readers {
 
 impl KafkaSource {
     pub(crate) fn new(cluster: Arc<Cluster>, place: u64, filters: Vec<Filter>) -> Arc<Self> {
-        let listed = Arc::new(Listed { filters, shards: watch::Sender::default() });
+        let listed = Arc::new(Listed { filters, seen: Mutex::default(), shards: watch::Sender::default() });
         let listener: Arc<dyn Listener> = Arc::<Listed>::clone(&listed);
         cluster.listen(&Arc::downgrade(&listener));
-        Arc::new(Self(Arc::new(Inner { cluster, place, listed, floors: Arc::default(), readers: Mutex::default() })))
+        Arc::new(Self(Arc::new(Inner { cluster, place, listed, readers: Mutex::default() })))
     }
 }
 
@@ -65,8 +74,8 @@ impl Inner {
         let origin = Origin { topic: address, cluster: self.place, shard: hash64(shard.as_bytes()) };
         let feed = Feed { topic: topic.clone(), partition, origin, next, lane: Arc::clone(&lane) };
         let own = self.feed(shard, feed)?;
-        let floors = Arc::clone(&self.floors);
-        Ok(KafkaReader { lane, start: next.wrapping_sub(1), floors, address: (topic, partition), _own: own })
+        let ownership = Arc::clone(&self.cluster.ownership);
+        Ok(KafkaReader { lane, start: next.wrapping_sub(1), ownership, address: (topic, partition), _own: own })
     }
 
     /// Has the lane fed: by the common thread if the partition is free there, else by one of its own, which is returned.
@@ -75,14 +84,14 @@ impl Inner {
         let taken = readers.primary.get(name).and_then(Weak::upgrade).is_some_and(|lane| !lane.is_closed());
         if taken {
             drop(readers);
-            let own = Pump::start(&self.cluster, false, None)?;
+            let own = Pump::start(&self.cluster, false)?;
             own.open(feed);
             return Ok(Some(own));
         }
         let lane = Arc::downgrade(&feed.lane);
         let pump = match readers.pump.take() {
             Some(pump) => pump,
-            None => Pump::start(&self.cluster, true, Some(Arc::clone(&self.floors)))?,
+            None => Pump::start(&self.cluster, true)?,
         };
         // A thread that has ended fails the lane; the next reader starts another.
         if pump.open(feed) {
@@ -109,8 +118,15 @@ impl Source for KafkaSource {
 }
 
 impl Listener for Listed {
-    fn handle_listing(&self, listing: &Listing) {
-        let shards = shards(&self.filters, listing);
+    fn handle_change(&self, cluster: &Cluster) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = cluster.view();
+        let Some(listing) = view.listing else { return };
+        if !seen.listing.as_ref().is_some_and(|before| Arc::ptr_eq(before, &listing)) {
+            seen.topics = matching(&self.filters, &listing);
+            seen.listing = Some(listing);
+        }
+        let shards = shards(&seen.topics, &view.owned);
         self.shards.send_if_modified(|now| {
             let changed = **now != shards;
             if changed {
@@ -119,17 +135,28 @@ impl Listener for Listed {
             changed
         });
     }
+
+    fn topics(&self) -> Vec<String> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.topics.iter().map(|(topic, _)| topic.to_string()).collect()
+    }
 }
 
-/// One shard per partition of every topic that matches.
-fn shards(filters: &[Filter], listing: &Listing) -> Vec<Shard> {
+/// The topics that match, with their partitions.
+fn matching(filters: &[Filter], listing: &Listing) -> Vec<(Topic, u32)> {
+    let listed = listing.iter().filter(|(name, _)| !name.starts_with(INTERNAL_PREFIX));
+    let parsed = listed.filter_map(|(name, partitions)| Some((Topic::parse(name).ok()?, *partitions)));
+    parsed.filter(|(topic, _)| filters.iter().any(|filter| filter.matches(topic))).collect()
+}
+
+/// One shard per partition that is ours.
+fn shards(topics: &[(Topic, u32)], owned: &Partitions) -> Vec<Shard> {
     let mut shards = Vec::new();
-    for (name, partitions) in listing {
-        let Ok(topic) = Topic::parse(name) else { continue };
-        if name.starts_with(INTERNAL_PREFIX) || !filters.iter().any(|filter| filter.matches(&topic)) {
-            continue;
-        }
-        shards.extend((0..*partitions).map(|partition| Shard {
+    for (topic, partitions) in topics {
+        let name = topic.to_string();
+        let Some(ours) = owned.get(&name) else { continue };
+        let ours = ours.iter().filter_map(|partition| u32::try_from(*partition).ok());
+        shards.extend(ours.filter(|partition| partition < partitions).map(|partition| Shard {
             name: format!("{name}/{partition}"),
             topic: Some(topic.clone()),
             partition: Some(partition),
@@ -148,7 +175,7 @@ fn parse(shard: &str) -> Option<(String, i32)> {
 struct KafkaReader {
     lane: Arc<Lane>,
     start: u64,
-    floors: Arc<Floors>,
+    ownership: Arc<Ownership>,
     address: (String, i32),
     /// The thread of a further reader; it ends with it.
     _own: Option<Pump>,
@@ -168,8 +195,7 @@ impl Reader for KafkaReader {
     }
 
     fn release(&mut self, floor: u64) {
-        let next = floor.wrapping_add(1);
-        self.floors.lock().unwrap_or_else(PoisonError::into_inner).insert(self.address.clone(), next);
+        self.ownership.release(&self.address, floor.wrapping_add(1));
     }
 
     fn end(&self) -> Option<u64> {
@@ -187,18 +213,21 @@ impl Drop for KafkaReader {
 mod tests {
     use super::*;
 
-    fn named(filters: &[&str], topics: &[(&str, u32)]) -> Vec<String> {
+    fn named(filters: &[&str], topics: &[(&str, u32)], owned: &[(&str, &[i32])]) -> Vec<String> {
         let filters: Vec<Filter> = filters.iter().map(|text| Filter::parse(text).expect("a filter")).collect();
         let listing = topics.iter().map(|(name, partitions)| ((*name).to_owned(), *partitions)).collect();
-        shards(&filters, &listing).into_iter().map(|shard| shard.name).collect()
+        let owned = owned.iter().map(|(name, ours)| ((*name).to_owned(), ours.iter().copied().collect())).collect();
+        shards(&matching(&filters, &listing), &owned).into_iter().map(|shard| shard.name).collect()
     }
 
     #[test]
-    fn every_partition_of_a_matching_topic_is_a_shard_and_internal_topics_never_are() {
-        let topics = [("orders", 2), ("other", 1), ("__consumer_offsets", 50), ("__longhaul_cursors", 1)];
-        assert_eq!(named(&["orders"], &topics), ["orders/0", "orders/1"]);
-        assert_eq!(named(&["nothing"], &topics), [""; 0]);
-        assert_eq!(named(&["__longhaul_cursors"], &topics), [""; 0]);
+    fn every_partition_of_a_matching_topic_that_is_ours_is_a_shard_and_internal_topics_never_are() {
+        let topics = [("orders", 3), ("other", 1), ("__consumer_offsets", 50), ("__longhaul_cursors", 1)];
+        let ours: [(&str, &[i32]); 3] = [("orders", &[0, 2, 3]), ("other", &[0]), ("__longhaul_cursors", &[0])];
+        assert_eq!(named(&["orders"], &topics, &ours), ["orders/0", "orders/2"], "3 is not listed yet");
+        assert_eq!(named(&["orders"], &topics, &[]), [""; 0]);
+        assert_eq!(named(&["nothing"], &topics, &ours), [""; 0]);
+        assert_eq!(named(&["__longhaul_cursors"], &topics, &ours), [""; 0]);
     }
 
     #[test]

@@ -145,6 +145,15 @@ impl Kafka {
         })
     }
 
+    /// Allows a principal (`User:name`) everything with one consumer group, on a node that was started with an authorizer. Whoever was not
+    /// told that has then no right on the group.
+    ///
+    /// # Errors
+    /// What the broker said.
+    pub fn allow_group(&self, group: &str, principal: &str) -> Result<(), String> {
+        wire::allow_group(&self.bootstrap, group, principal)
+    }
+
     /// Stops it in order; data and port stay. Nothing happens to a node that does not run.
     pub fn stop(&mut self) {
         if let Some(process) = self.running().take() {

@@ -1,6 +1,6 @@
-//! The four requests that provisioning needs, spoken by hand: a Java tool for each would cost a second and a JVM every time.
+//! The requests that provisioning needs, spoken by hand: a Java tool for each would cost a second and a JVM every time.
 //!
-//! Only versions that Kafka 4 still speaks and that have no tagged fields: Metadata 1, `CreateTopics` 2, `DeleteTopics` 1.
+//! Only versions that Kafka 4 still speaks and that have no tagged fields: Metadata 1, `CreateTopics` 2, `DeleteTopics` 1, `CreateAcls` 1.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -9,6 +9,7 @@ use std::time::Duration;
 const METADATA: i16 = 3;
 const CREATE_TOPICS: i16 = 19;
 const DELETE_TOPICS: i16 = 20;
+const CREATE_ACLS: i16 = 30;
 const PATIENCE: Duration = Duration::from_secs(20);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -91,6 +92,27 @@ pub(super) fn delete_topic(bootstrap: &str, name: &str) -> Result<(), String> {
     answer.i32()?;
     answer.text()?;
     refused(name, answer.i16()?, "")
+}
+
+/// Allows the principal everything with one consumer group, and so nothing to whoever was not told.
+pub(super) fn allow_group(bootstrap: &str, group: &str, principal: &str) -> Result<(), String> {
+    const GROUP: u8 = 3;
+    const LITERAL: u8 = 3;
+    const EVERYTHING: u8 = 2;
+    const ALLOW: u8 = 3;
+    let mut body = 1_i32.to_be_bytes().to_vec();
+    body.push(GROUP);
+    put_text(&mut body, group);
+    body.push(LITERAL);
+    put_text(&mut body, principal);
+    put_text(&mut body, "*");
+    body.extend([EVERYTHING, ALLOW]);
+    let mut answer = ask(bootstrap, CREATE_ACLS, 1, &body)?;
+    answer.i32()?;
+    answer.i32()?;
+    let code = answer.i16()?;
+    let why = answer.text()?;
+    if code == 0 { Ok(()) } else { Err(format!("group {group}: Kafka's error {code} {why}")) }
 }
 
 fn refused(name: &str, code: i16, why: &str) -> Result<(), String> {

@@ -1,0 +1,357 @@
+//! The membership in the cluster's consumer group, by which the routers of a region share partitions.
+//!
+//! One thread for each cluster holds one consumer that is a member of the group as long as somebody reads topics: it is subscribed to
+//! the topics of all sources, owns what the coordinator gives it, and never fetches: every partition is paused at once. Readers have
+//! consumers of their own, which belong to no group. As the coordinator takes commits from members only, the floors are committed here.
+//!
+//! Coordination says who should read, nothing else rests on it. A member that the coordinator no longer hears loses its partitions after
+//! `SESSION_MS` (see `config`); one that ends leaves the group, and the others get its partitions at once.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tracing::{debug, info, warn};
+
+use crate::client::{Diagnosis, log_line, note};
+use crate::cluster::{Cluster, Version};
+use crate::ownership::{Floor, Ownership};
+
+/// Longest poll: how late a changed wish or an end is noticed. A wish must stand for that long too, so that many sources that come
+/// together are one change.
+const TICK: Duration = Duration::from_millis(100);
+/// How long nobody must want a topic before the group is left: a reload may end sources before it makes the next.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long giving up everything may take.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+/// Between the last partition given up and the end of the client: librdkafka sends its farewell on a thread of its own, does not tell
+/// when, and not at all once the client closes.
+const FAREWELL: Duration = Duration::from_millis(200);
+/// Between two attempts to become a member after a failure that librdkafka does not repair by itself.
+const RETRY_MIN: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// How a membership ended.
+enum End {
+    /// The connector ends.
+    Over,
+    /// Nobody wants a topic.
+    Idle,
+    /// Another process took our name.
+    Fenced,
+    /// The client cannot go on.
+    Failed(String),
+}
+
+/// Is a member of the group while it should; returns when the connector ends.
+pub(crate) fn keep_membership(cluster: &Weak<Cluster>, ownership: &Arc<Ownership>) {
+    let mut retry = RETRY_MIN;
+    while wait_for_topics(cluster, ownership) {
+        let began = Instant::now();
+        let end = catch_unwind(AssertUnwindSafe(|| serve(cluster, ownership)))
+            .unwrap_or_else(|_| End::Failed("the group coordinator's answer could not be read".to_owned()));
+        ownership.clear();
+        let Some(cluster) = cluster.upgrade() else { break };
+        cluster.tell_listeners();
+        let reason = match end {
+            End::Over => break,
+            End::Idle => {
+                cluster.set_trouble(None);
+                continue;
+            }
+            End::Fenced => cluster.settings.name_taken(),
+            End::Failed(reason) => format!("group {}: {reason}", cluster.settings.group),
+        };
+        cluster.set_trouble(Some(reason));
+        retry = if began.elapsed() > RETRY_MAX { RETRY_MIN } else { retry };
+        let weak = Arc::downgrade(&cluster);
+        drop(cluster);
+        // Taking the name back at once would only make the two take it from each other for ever.
+        while pause(&weak, ownership, retry) && is_taken(&weak) {}
+        retry = (retry * 2).min(RETRY_MAX);
+    }
+    ownership.set_ended();
+}
+
+fn is_over(cluster: &Weak<Cluster>, ownership: &Ownership) -> bool {
+    ownership.is_ending() || cluster.strong_count() == 0
+}
+
+/// `false` when the connector ends meanwhile.
+fn pause(cluster: &Weak<Cluster>, ownership: &Ownership, time: Duration) -> bool {
+    let until = Instant::now() + time;
+    while Instant::now() < until && !is_over(cluster, ownership) {
+        std::thread::sleep(TICK);
+    }
+    !is_over(cluster, ownership)
+}
+
+/// `false` when the connector ends before there are any.
+fn wait_for_topics(cluster: &Weak<Cluster>, ownership: &Ownership) -> bool {
+    while !is_over(cluster, ownership) {
+        if cluster.upgrade().is_some_and(|cluster| !cluster.wanted().is_empty()) {
+            return true;
+        }
+        // Sources and topics come when they come, and this thread has nothing else to do.
+        std::thread::sleep(TICK);
+    }
+    false
+}
+
+/// Whether a member of our name is in the group, as far as the cluster tells.
+fn is_taken(cluster: &Weak<Cluster>) -> bool {
+    cluster.upgrade().is_some_and(|cluster| match cluster.members() {
+        Ok(members) => members.iter().any(|member| is_ours(&cluster.settings.instance, member)),
+        Err(error) => {
+            debug!(%error, "the members of the group are not told");
+            false
+        }
+    })
+}
+
+/// Whether a member id was made from that name: Kafka appends a dash and a UUID.
+fn is_ours(instance: &str, member: &str) -> bool {
+    const UUID: usize = 36;
+    member.strip_prefix(instance).and_then(|rest| rest.strip_prefix('-')).is_some_and(|rest| rest.len() == UUID)
+}
+
+/// One membership, from its first subscription to its end.
+fn serve(cluster: &Weak<Cluster>, ownership: &Arc<Ownership>) -> End {
+    let consumer: BaseConsumer<Member> = {
+        let Some(strong) = cluster.upgrade() else { return End::Over };
+        let diagnosis = Arc::clone(&strong.diagnosis);
+        let context = Member { cluster: Weak::clone(cluster), ownership: Arc::clone(ownership), diagnosis };
+        match strong.settings.member().create_with_context(context) {
+            Ok(consumer) => consumer,
+            Err(error) => return End::Failed(format!("no Kafka consumer: {error}")),
+        }
+    };
+    let mut wish = Wish::default();
+    let mut commit_due = Instant::now() + COMMIT_EVERY;
+    loop {
+        // Only for a moment, so that the last user can leave.
+        let Some(strong) = cluster.upgrade().filter(|_| !ownership.is_ending()) else {
+            leave(&consumer, ownership);
+            return End::Over;
+        };
+        match wish.changed(&strong) {
+            Some(topics) if topics.is_empty() => {
+                leave(&consumer, ownership);
+                return End::Idle;
+            }
+            Some(topics) => {
+                debug!(?topics, "topics are wanted of the group");
+                let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+                if let Err(error) = consumer.subscribe(&names) {
+                    return End::Failed(error.to_string());
+                }
+            }
+            None => {}
+        }
+        drop(strong);
+        if Instant::now() >= commit_due {
+            commit_due = Instant::now() + COMMIT_EVERY;
+            commit(&consumer, ownership.take_due());
+        }
+        // Left alone, librdkafka's own thread may take three seconds to try again what the coordinator put off (as it does while a new
+        // cluster makes its offsets topic); any question wakes it.
+        let _ = consumer.assignment();
+        if let Some(Err(error)) = consumer.poll(TICK)
+            && let Some(end) = failed(cluster, &consumer, &error)
+        {
+            return end;
+        }
+    }
+}
+
+/// Commits, gives everything up and leaves the group. A member with a name of its own would stay in it by merely closing.
+fn leave(consumer: &BaseConsumer<Member>, ownership: &Ownership) {
+    commit(consumer, ownership.take_due());
+    consumer.unsubscribe();
+    let until = Instant::now() + LEAVE_MAX;
+    while !ownership.owned().is_empty() && Instant::now() < until {
+        let _ = consumer.poll(TICK);
+    }
+    let until = Instant::now() + FAREWELL;
+    while Instant::now() < until {
+        let _ = consumer.poll(FAREWELL);
+    }
+}
+
+fn commit(consumer: &BaseConsumer<Member>, floors: Vec<Floor>) {
+    if floors.is_empty() {
+        return;
+    }
+    let mut offsets = TopicPartitionList::new();
+    for (topic, partition, next) in &floors {
+        let Ok(next) = i64::try_from(*next) else { continue };
+        if let Err(error) = offsets.add_partition_offset(topic, *partition, Offset::Offset(next)) {
+            debug!(%error, "an offset cannot be committed");
+        }
+    }
+    if let Err(error) = consumer.commit(&offsets, CommitMode::Async) {
+        debug!(%error, "group offsets were not committed");
+        floors.into_iter().for_each(|floor| consumer.context().ownership.give_back(floor));
+    }
+}
+
+/// What an error means: the end of this membership, a sentence in health, or nothing that librdkafka does not repair by itself.
+fn failed(cluster: &Weak<Cluster>, consumer: &BaseConsumer<Member>, error: &KafkaError) -> Option<End> {
+    if let Some((code, reason)) = consumer.client().fatal_error() {
+        return Some(match code {
+            RDKafkaErrorCode::FencedInstanceId => End::Fenced,
+            _ => End::Failed(reason),
+        });
+    }
+    let cluster = cluster.upgrade()?;
+    let group = &cluster.settings.group;
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::GroupAuthorizationFailed) => cluster.set_trouble(Some(format!(
+            "this login may not use the consumer group {group}: it needs the right READ on it, without which no topic of this \
+             cluster is read"
+        ))),
+        Some(RDKafkaErrorCode::InvalidSessionTimeout) => cluster.set_trouble(Some(format!(
+            "group {group}: the cluster does not take our session timeout; set `session.timeout.ms` in options within its \
+             group.min.session.timeout.ms and group.max.session.timeout.ms"
+        ))),
+        Some(RDKafkaErrorCode::InconsistentGroupProtocol) => cluster
+            .set_trouble(Some(format!("group {group} is used by other consumers; its name belongs to the routers alone"))),
+        _ => debug!(%error, "the group coordinator reports"),
+    }
+    None
+}
+
+/// The topics that are wanted, and those that the coordinator was told.
+#[derive(Default)]
+struct Wish {
+    version: Option<Version>,
+    topics: BTreeSet<String>,
+    /// Since when they are wanted, if that was not told yet.
+    since: Option<Instant>,
+    told: BTreeSet<String>,
+}
+
+impl Wish {
+    /// The topics, when they have to be told.
+    fn changed(&mut self, cluster: &Cluster) -> Option<&BTreeSet<String>> {
+        let version = cluster.version();
+        if self.version != Some(version) {
+            self.version = Some(version);
+            let topics = cluster.wanted();
+            if topics != self.topics {
+                self.topics = topics;
+                self.since = Some(Instant::now());
+            }
+        }
+        let settled = if self.topics.is_empty() { IDLE_AFTER } else { TICK };
+        if self.since.is_none_or(|since| since.elapsed() < settled) {
+            return None;
+        }
+        self.since = None;
+        if self.topics == self.told {
+            return None;
+        }
+        self.told = self.topics.clone();
+        Some(&self.told)
+    }
+}
+
+/// The context of the member's client: what the coordinator gives and takes.
+struct Member {
+    cluster: Weak<Cluster>,
+    ownership: Arc<Ownership>,
+    diagnosis: Arc<Diagnosis>,
+}
+
+impl Member {
+    fn tell(&self) {
+        if let Some(cluster) = self.cluster.upgrade() {
+            cluster.tell_listeners();
+        }
+    }
+}
+
+impl ClientContext for Member {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        log_line(level, fac, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        note(&self.diagnosis, &error, reason);
+    }
+}
+
+impl ConsumerContext for Member {
+    /// Before the coordinator learns that we give something up: those who read it are told, and its last floors are on their way.
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let Rebalance::Revoke(list) = rebalance else { return };
+        let taken = addresses(list);
+        let floors = self.ownership.remove(&taken);
+        self.tell();
+        let lost = consumer.assignment_lost();
+        info!(count = taken.len(), lost, "Kafka partitions are no longer ours");
+        if !lost {
+            commit(consumer, floors);
+        }
+    }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(list) => {
+                if let Err(error) = consumer.pause(list) {
+                    warn!(%error, "Kafka partitions were not paused: they are fetched twice");
+                }
+                let given = addresses(list);
+                if !given.is_empty() {
+                    info!(count = given.len(), "Kafka partitions are ours");
+                }
+                self.ownership.add(&given);
+                if let Some(cluster) = self.cluster.upgrade() {
+                    cluster.set_trouble(None);
+                    cluster.tell_listeners();
+                }
+            }
+            Rebalance::Revoke(_) => {}
+            Rebalance::Error(error) => warn!(%error, "the group coordinator's decision could not be read"),
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        if let Err(error) = &result {
+            debug!(%error, "group offsets were not committed");
+        }
+        for element in offsets.elements() {
+            let Offset::Offset(next) = element.offset() else { continue };
+            if (result.is_err() || element.error().is_err())
+                && let Ok(next) = u64::try_from(next)
+            {
+                self.ownership.give_back((element.topic().to_owned(), element.partition(), next));
+            }
+        }
+    }
+}
+
+fn addresses(list: &TopicPartitionList) -> Vec<(String, i32)> {
+    list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_of_our_name_is_told_from_one_whose_name_begins_like_ours() {
+        let uuid = "0b16b5a4-5b8c-4f3f-9a55-1c7c1a1c8a10";
+        assert!(is_ours("r1", &format!("r1-{uuid}")));
+        assert!(!is_ours("r1", &format!("r1-b-{uuid}")));
+        assert!(!is_ours("r1", &format!("r10-{uuid}")));
+        assert!(!is_ours("r1", "r1"));
+    }
+}
