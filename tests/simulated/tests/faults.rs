@@ -188,3 +188,24 @@ fn a_tenth_lost_either_way_ends_no_link_and_a_third_keeps_nothing_back_for_ever(
         assert!(may_end || ended.get() == 0, "{} ends of links ended with {loss} of 1000 lost", ended.get());
     }
 }
+
+#[test]
+fn after_an_outage_of_half_a_minute_the_link_is_back_in_the_time_of_one_attempt_and_one_back_off() {
+    every_seed(async |seed, world| {
+        let cut = world.net.now();
+        world.both_ways(0, 1, |weather| weather.cut = true);
+        tokio::time::sleep(Duration::from_millis(30_000 + 700 * seed)).await;
+        let tries: Vec<_> = since(&world, cut, true).into_iter().map(|note| (note.at - cut, note.change)).collect();
+        assert_eq!(tries[0].1, Change::Down("dead"), "seed {seed}: {tries:?}");
+        assert!(tries.len() >= 3, "seed {seed}: {tries:?}");
+        // Each attempt is given up after 10 s, and the next begins soon after.
+        for pair in tries.windows(2) {
+            let lasted = pair[1].0 - pair[0].0;
+            assert_eq!(pair[1].1, Change::Refused("timed_out"), "seed {seed}: {tries:?}");
+            assert!((10_000 * MS..=10_500 * MS).contains(&lasted), "seed {seed}: {tries:?}");
+        }
+        world.both_ways(0, 1, |weather| weather.cut = false);
+        assert!(world.until(Duration::from_secs(21), |world| world.stands(0)).await, "seed {seed}: not back");
+        finish(seed, world).await;
+    });
+}
