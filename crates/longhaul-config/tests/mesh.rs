@@ -81,6 +81,7 @@ fn every_source_and_sink() {
         SourceKind::RabbitExchange { exchange: text("ex"), topics: topics.clone() }
     );
     assert_eq!(from("r", "queue: q"), SourceKind::RabbitQueue { queue: text("q") });
+    assert_eq!(from("r", "stream: s"), SourceKind::RabbitStream { stream: text("s") });
     assert_eq!(from("n", "topics: [x]"), SourceKind::JetStream { stream: None, topics: topics.clone() });
     assert_eq!(
         from("n", "stream: s, topics: [x]"),
@@ -99,6 +100,7 @@ fn every_source_and_sink() {
     };
     assert_eq!(to("r", ", exchange: ex"), SinkKind::RabbitExchange { exchange: text("ex") });
     assert_eq!(to("r", ", queue: q"), SinkKind::RabbitQueue { queue: text("q") });
+    assert_eq!(to("r", ", stream: s"), SinkKind::RabbitStream { stream: text("s") });
     assert_eq!(to("n", ", core: true"), SinkKind::CoreNats);
     assert_eq!(to("e", ""), SinkKind::Embedded);
 }

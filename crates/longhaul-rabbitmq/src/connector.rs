@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use longhaul_broker::{Connector, Context, Health, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
 use longhaul_config::RabbitMq;
-use longhaul_topology::{SinkKind, SourceKind};
+use longhaul_topology::{Guarantee, SinkKind, SourceKind};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -13,6 +13,7 @@ use crate::config::Access;
 use crate::owner::Owners;
 use crate::sink::RabbitSink;
 use crate::source::RabbitSource;
+use crate::stream::StreamSource;
 
 /// One RabbitMQ broker. Two connections at most, one for reading and one for writing, each with one thread of lapin's own.
 pub struct RabbitMqConnector {
@@ -43,13 +44,20 @@ impl Connector for RabbitMqConnector {
             SourceKind::RabbitExchange { .. } | SourceKind::RabbitQueue { .. } => {
                 Ok(Arc::new(RabbitSource::start(Arc::clone(&self.client), &self.owners, spec)?))
             }
+            SourceKind::RabbitStream { stream } => {
+                Ok(Arc::new(StreamSource::start(Arc::clone(&self.client), &self.owners, stream)?))
+            }
             other => Err(SourceError::Config(format!("a RabbitMQ broker cannot be read as {other:?}"))),
         }
     }
 
     fn sink(&self, spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError> {
+        if spec.guarantee == Guarantee::EffectivelyOnce {
+            let text = "RabbitMQ does not take events and their cursor as one, so nothing is written effectively once";
+            return Err(SinkError::Config(text.to_owned()));
+        }
         match &spec.sink {
-            SinkKind::RabbitExchange { .. } | SinkKind::RabbitQueue { .. } => {
+            SinkKind::RabbitExchange { .. } | SinkKind::RabbitQueue { .. } | SinkKind::RabbitStream { .. } => {
                 Ok(Arc::new(RabbitSink::new(Arc::clone(&self.client), &spec.sink)?))
             }
             other => Err(SinkError::Config(format!("a RabbitMQ broker cannot be written as {other:?}"))),

@@ -32,6 +32,7 @@ const TIME: &str = "x-longhaul-time";
 const TOMBSTONE: &str = "x-longhaul-tombstone";
 const REPEATS: &str = "x-longhaul-repeats";
 const ORDER: &str = "x-longhaul-order";
+const PACKED: &str = "x-longhaul-packed";
 
 const PERSISTENT: u8 = 2;
 /// Longest routing key: an AMQP short string.
@@ -46,6 +47,16 @@ pub(crate) struct Outgoing {
     pub(crate) routing_key: ShortString,
     pub(crate) properties: BasicProperties,
     pub(crate) body: Bytes,
+}
+
+/// A stream, as far as identities are made of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StreamPlace {
+    /// Hash of the broker.
+    pub(crate) cluster: u64,
+    pub(crate) incarnation: u64,
+    /// Hash of the stream's name.
+    pub(crate) shard: u64,
 }
 
 /// A message as it was delivered.
@@ -63,9 +74,24 @@ pub(crate) struct Incoming {
 /// # Errors
 /// [`Refusal`] when the event has something that AMQP cannot carry.
 pub(crate) fn to_message(event: &Event, queue: Option<&ShortString>) -> Result<Outgoing, Refusal> {
+    make(event, queue, false)
+}
+
+/// The message of an event for a stream.
+///
+/// # Errors
+/// [`Refusal`] when the event has something that AMQP cannot carry.
+pub(crate) fn to_stream_message(event: &Event, stream: &ShortString) -> Result<Outgoing, Refusal> {
+    make(event, Some(stream), true)
+}
+
+fn make(event: &Event, queue: Option<&ShortString>, is_stream: bool) -> Result<Outgoing, Refusal> {
     let id = event.id.to_string();
     let mut table = FieldTable::default();
     let mut properties = headers::write(&event.headers, &id, &mut table)?.with_delivery_mode(PERSISTENT);
+    if is_stream {
+        headers::pack(&event.headers, &properties, &mut table)?;
+    }
     let routing_key = match queue {
         None => routing_key(&event.topic)?,
         Some(queue) => {
@@ -95,6 +121,22 @@ pub(crate) fn to_message(event: &Event, queue: Option<&ShortString>) -> Result<O
 /// # Errors
 /// A sentence, when the message exceeds what an event may have.
 pub(crate) fn to_event(message: Incoming, cluster: u64) -> Result<Event, String> {
+    read(message, |properties, table, event| read_identity(properties, table, event, cluster))
+}
+
+/// The event of a message in a stream; its offset there is the tag. Where nobody gave it an identity, its place is one.
+///
+/// # Errors
+/// A sentence, when the message exceeds what an event may have.
+pub(crate) fn to_stream_event(message: Incoming, stream: StreamPlace) -> Result<Event, String> {
+    let of_place = EventId::of_position(stream.cluster, stream.incarnation, stream.shard, message.tag);
+    read(message, |properties, table, _| given_identity(properties, table).unwrap_or((of_place, Identity::Unique)))
+}
+
+fn read(
+    message: Incoming,
+    identity: impl FnOnce(&BasicProperties, &FieldTable, &Event) -> (EventId, Identity),
+) -> Result<Event, String> {
     let empty = FieldTable::default();
     let table = message.properties.headers().as_ref().unwrap_or(&empty);
     let headers = headers::read(&message.properties, table).map_err(|e| e.to_string())?;
@@ -112,7 +154,7 @@ pub(crate) fn to_event(message: Incoming, cluster: u64) -> Result<Event, String>
         identity: Identity::Unique,
         provenance: lifted(table, PROVENANCE).unwrap_or_default(),
     };
-    (event.id, event.identity) = read_identity(&message.properties, table, &event, cluster);
+    (event.id, event.identity) = identity(&message.properties, table, &event);
     Ok(event)
 }
 
@@ -155,10 +197,16 @@ fn write_identity(
     }
 }
 
+/// The identity that a Longhaul wrote.
+fn given_identity(properties: &BasicProperties, table: &FieldTable) -> Option<(EventId, Identity)> {
+    let id = id_of(properties)?;
+    let shared = lifted(table, IDENTITY).is_some_and(|kind| &kind[..] == b"content");
+    Some((id, if shared { Identity::Content } else { Identity::Unique }))
+}
+
 fn read_identity(properties: &BasicProperties, table: &FieldTable, event: &Event, cluster: u64) -> (EventId, Identity) {
-    if let Some(id) = id_of(properties) {
-        let shared = lifted(table, IDENTITY).is_some_and(|kind| &kind[..] == b"content");
-        return (id, if shared { Identity::Content } else { Identity::Unique });
+    if let Some(given) = given_identity(properties, table) {
+        return given;
     }
     match properties.message_id() {
         Some(id) if !id.as_str().is_empty() => {

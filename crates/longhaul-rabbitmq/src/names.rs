@@ -1,6 +1,7 @@
 //! Names of what Longhaul declares, and the binding patterns of its filters.
 
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use longhaul_broker::Context;
 use longhaul_config::QueueType;
 use longhaul_event::{FlowId, hash64};
 use longhaul_topic::Filter;
@@ -26,6 +27,27 @@ pub(crate) fn queue_lock(queue: &str) -> ShortString {
 /// The lock of the router that should read a queue.
 pub(crate) fn queue_owner(queue: &str) -> ShortString {
     short(format!("longhaul.owner.queue.{:016x}", hash64(queue.as_bytes())))
+}
+
+/// The lock of the router that should read a stream: every region of every mesh may have one.
+pub(crate) fn stream_owner(context: &Context, stream: &str) -> ShortString {
+    let place = format!("{}\n{}\n{}\n{stream}", context.mesh, context.region, context.broker);
+    short(format!("longhaul.owner.stream.{:016x}", hash64(place.as_bytes())))
+}
+
+/// The exchange that is bound to a stream as long as it has that life.
+pub(crate) fn life(stream: &str, incarnation: u64) -> ShortString {
+    short(format!("longhaul.life.{:016x}.{incarnation:016x}", hash64(stream.as_bytes())))
+}
+
+/// The note of which life a stream has.
+pub(crate) fn life_note(stream: &str) -> ShortString {
+    short(format!("longhaul.life.{:016x}", hash64(stream.as_bytes())))
+}
+
+/// The lock of whoever looks whether a stream has another life.
+pub(crate) fn life_lock(stream: &str) -> ShortString {
+    short(format!("longhaul.lock.life.{:016x}", hash64(stream.as_bytes())))
 }
 
 /// The note of what a spool queue is bound to.

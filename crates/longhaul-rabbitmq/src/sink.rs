@@ -1,6 +1,6 @@
-//! Sinks: an exchange, where the routing key is the topic, or a queue, where the topic is a header.
+//! Sinks: an exchange, where the routing key is the topic, or a queue or stream, where the topic is a header.
 //!
-//! A sink declares neither. What it does declare is the lock and the cursor of each flow. The guarantee is at least once: the cursor is
+//! A sink declares none of them. What it does declare is the lock and the cursor of each flow. The guarantee is at least once: the cursor is
 //! written after the data, so a crash between them repeats events, with the identity that they had.
 
 use std::sync::Arc;
@@ -37,9 +37,12 @@ impl RabbitSink {
             SinkKind::RabbitExchange { exchange } if exchange.is_empty() => {
                 return Err(SinkError::Config("an exchange needs a name; to write to a queue, say queue".to_owned()));
             }
-            SinkKind::RabbitExchange { exchange } => Target { exchange: short(exchange)?, queue: None, limits },
-            SinkKind::RabbitQueue { queue } => {
-                Target { exchange: ShortString::default(), queue: Some(short(queue)?), limits }
+            SinkKind::RabbitExchange { exchange } => {
+                Target { exchange: short(exchange)?, queue: None, is_stream: false, limits }
+            }
+            SinkKind::RabbitQueue { queue: name } | SinkKind::RabbitStream { stream: name } => {
+                let is_stream = matches!(kind, SinkKind::RabbitStream { .. });
+                Target { exchange: ShortString::default(), queue: Some(short(name)?), is_stream, limits }
             }
             other => return Err(SinkError::Config(format!("RabbitMQ has no {other:?}"))),
         };
@@ -69,7 +72,8 @@ impl RabbitSink {
             Some(queue) => {
                 let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
                 let asked = channel.queue_declare(queue.clone(), passive, FieldTable::default()).await;
-                (asked.map(|_| ()), format!("the queue {:?}", queue.as_str()))
+                let kind = if self.target.is_stream { "stream" } else { "queue" };
+                (asked.map(|_| ()), format!("the {kind} {:?}", queue.as_str()))
             }
             None => {
                 let exchange = self.target.exchange.clone();

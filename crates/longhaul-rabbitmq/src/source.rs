@@ -102,7 +102,7 @@ impl What {
     }
 }
 
-fn short(name: &str) -> Result<ShortString, SourceError> {
+pub(crate) fn short(name: &str) -> Result<ShortString, SourceError> {
     let refused = |_| SourceError::Config(format!("the name {name:?} is longer than the 255 bytes of AMQP"));
     ShortString::try_new(name).map_err(refused)
 }

@@ -49,7 +49,7 @@ impl Spool {
     /// Sees to it that the queue is there and catches what it should; returns how many messages wait in it.
     pub(crate) async fn prepare(&self, connection: &Connection, kind: QueueType) -> Result<u64, Fault> {
         match self {
-            Self::Existing(queue) => look(connection, queue).await,
+            Self::Existing(queue) => look(connection, "queue", queue).await,
             Self::Own { queue, exchange, patterns } => {
                 let exchange_kind = exchange_kind(connection, exchange).await?;
                 let patterns = patterns_for(exchange, &exchange_kind, patterns)?;
@@ -111,14 +111,14 @@ async fn unbind_old(
     cell::write(&channel, &note, &format!("bindings of {queue}"), &encode(&now)).await
 }
 
-/// How many messages wait in a queue of somebody else's.
-async fn look(connection: &Connection, queue: &ShortString) -> Result<u64, Fault> {
-    let doing = format!("looking for the queue {:?}", queue.as_str());
+/// How many messages wait in a queue, or stream, of somebody else's.
+pub(crate) async fn look(connection: &Connection, what: &str, queue: &ShortString) -> Result<u64, Fault> {
+    let doing = format!("looking for the {what} {:?}", queue.as_str());
     let channel = connection.create_channel().await.map_err(|e| Fault::of(&e, &doing))?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     match channel.queue_declare(queue.clone(), passive, FieldTable::default()).await {
         Ok(queue) => Ok(u64::from(queue.message_count())),
-        Err(error) if is_not_found(&error) => Err(missing(connection, &format!("queue {:?}", queue.as_str()))),
+        Err(error) if is_not_found(&error) => Err(missing(connection, &format!("{what} {:?}", queue.as_str()))),
         Err(error) => Err(Fault::of(&error, &doing)),
     }
 }

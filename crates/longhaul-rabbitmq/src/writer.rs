@@ -63,6 +63,8 @@ pub(crate) struct Target {
     pub(crate) exchange: ShortString,
     /// The queue, where it is one.
     pub(crate) queue: Option<ShortString>,
+    /// Whether that is a stream.
+    pub(crate) is_stream: bool,
     /// What it takes.
     pub(crate) limits: Arc<Limits>,
 }
@@ -128,7 +130,11 @@ impl FlowWriter {
             );
             return Err(refused((Poison::TooLarge, reason)));
         }
-        map::to_message(event, self.target.queue.as_ref()).map_err(refused)
+        match &self.target.queue {
+            Some(stream) if self.target.is_stream => map::to_stream_message(event, stream),
+            queue => map::to_message(event, queue.as_ref()),
+        }
+        .map_err(refused)
     }
 
     fn send(&mut self, job: Job, answer: oneshot::Receiver<Result<(), SinkError>>) -> Answer {

@@ -1,10 +1,12 @@
-//! The suite of all connectors, against a real RabbitMQ node: through an exchange and through a queue, quorum and classic.
+//! The suite of all connectors, against a real RabbitMQ node: through an exchange, through a queue, quorum and classic, and through a stream.
 
 mod common;
 
 use std::sync::Arc;
 
-use common::{Raw, access, connector, context, exchange_spec, queue_spec, to_exchange, to_queue};
+use common::{
+    Raw, access, connector, context, exchange_spec, queue_spec, stream_spec, to_exchange, to_queue, to_stream,
+};
 use lapin::ExchangeKind;
 use longhaul_broker::conformance::{Subject, run};
 use longhaul_broker::{Connector, SinkSpec, SourceSpec};
@@ -50,6 +52,11 @@ async fn rabbitmq_conforms() {
     // Another flow identity: the cursors of the first run are at the same node.
     through_queue.mesh = "queues".to_owned();
     run(&through_queue).await;
+
+    raw.stream("log", None).await;
+    let mut through_stream = subject(connector(node.uri()), stream_spec("log"), to_stream("log"));
+    through_stream.mesh = "streams".to_owned();
+    run(&through_stream).await;
 
     raw.queue("classic", "classic").await;
     let mut cfg = access(node.uri());

@@ -87,6 +87,10 @@ impl Writer {
                 self.tag(7);
                 self.topics(topics);
             }
+            SourceKind::RabbitStream { stream } => {
+                self.tag(8);
+                self.text(stream);
+            }
         }
     }
 
@@ -111,6 +115,10 @@ impl Writer {
             SinkKind::JetStream => self.tag(4),
             SinkKind::CoreNats => self.tag(5),
             SinkKind::Embedded => self.tag(6),
+            SinkKind::RabbitStream { stream } => {
+                self.tag(7);
+                self.text(stream);
+            }
         }
     }
 

@@ -135,7 +135,7 @@ impl CompiledRoute {
 fn topics(source: &SourceKind) -> Option<&[Filter]> {
     match source {
         // The exchange's own type says what a pattern means there: a fanout ignores it.
-        SourceKind::RabbitExchange { .. } | SourceKind::RabbitQueue { .. } => None,
+        SourceKind::RabbitExchange { .. } | SourceKind::RabbitQueue { .. } | SourceKind::RabbitStream { .. } => None,
         SourceKind::Kafka { topics }
         | SourceKind::JetStream { topics, .. }
         | SourceKind::CoreNats { topics }

@@ -139,6 +139,11 @@ pub enum SourceKind {
         /// An existing queue.
         queue: String,
     },
+    /// A RabbitMQ stream, read by offset.
+    RabbitStream {
+        /// An existing stream.
+        stream: String,
+    },
     /// A JetStream stream; `None` means the stream that holds the subjects.
     JetStream {
         /// An existing stream.
@@ -195,6 +200,11 @@ pub enum SinkKind {
     RabbitQueue {
         /// An existing queue.
         queue: String,
+    },
+    /// A RabbitMQ stream, through the default exchange.
+    RabbitStream {
+        /// An existing stream.
+        stream: String,
     },
     /// JetStream: the subject is the mapped topic.
     JetStream,
@@ -338,7 +348,7 @@ pub struct FlowKey {
 }
 
 impl SourceKind {
-    /// The filters that it reads by; none for a queue, which gives whatever is in it.
+    /// The filters that it reads by; none for a queue or a RabbitMQ stream, which give whatever is in them.
     #[must_use]
     pub fn topics(&self) -> &[Filter] {
         match self {
@@ -348,8 +358,14 @@ impl SourceKind {
             | Self::CoreNats { topics }
             | Self::NatsCapture { topics }
             | Self::Embedded { topics } => topics,
-            Self::RabbitQueue { .. } => &[],
+            Self::RabbitQueue { .. } | Self::RabbitStream { .. } => &[],
         }
+    }
+
+    /// Whether it gives whatever is in it: it has no filters.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Self::RabbitQueue { .. } | Self::RabbitStream { .. })
     }
 
     /// The kind of broker that has such a source.
@@ -357,7 +373,7 @@ impl SourceKind {
     pub fn broker_kind(&self) -> BrokerKind {
         match self {
             Self::Kafka { .. } => BrokerKind::Kafka,
-            Self::RabbitExchange { .. } | Self::RabbitQueue { .. } => BrokerKind::RabbitMq,
+            Self::RabbitExchange { .. } | Self::RabbitQueue { .. } | Self::RabbitStream { .. } => BrokerKind::RabbitMq,
             Self::JetStream { .. } | Self::CoreNats { .. } | Self::NatsCapture { .. } => BrokerKind::Nats,
             Self::Embedded { .. } => BrokerKind::Embedded,
         }
@@ -365,12 +381,18 @@ impl SourceKind {
 }
 
 impl SinkKind {
+    /// Whether it is addressed by its own name, whatever the topic is.
+    #[must_use]
+    pub fn is_one_queue(&self) -> bool {
+        matches!(self, Self::RabbitQueue { .. } | Self::RabbitStream { .. })
+    }
+
     /// The kind of broker that has such a sink.
     #[must_use]
     pub fn broker_kind(&self) -> BrokerKind {
         match self {
             Self::Kafka { .. } => BrokerKind::Kafka,
-            Self::RabbitExchange { .. } | Self::RabbitQueue { .. } => BrokerKind::RabbitMq,
+            Self::RabbitExchange { .. } | Self::RabbitQueue { .. } | Self::RabbitStream { .. } => BrokerKind::RabbitMq,
             Self::JetStream | Self::CoreNats => BrokerKind::Nats,
             Self::Embedded => BrokerKind::Embedded,
         }

@@ -135,29 +135,23 @@ fn source(raw: &RawFrom, (at, maimed): (usize, bool), compiled: &mut Compiled, c
     .into_iter()
     .flatten()
     .collect();
-    if kind == BrokerKind::RabbitMq
-        && let Some((_, span)) = given.iter().find(|(key, _)| *key == "stream")
-    {
-        let report = Report::new(*span, "not available yet", "RabbitMQ streams are not available yet");
-        cx.report(report.help("read an `exchange` or a `queue`"));
-        return None;
-    }
     let allowed: &[&str] = match kind {
         BrokerKind::Kafka | BrokerKind::Embedded => &[],
-        BrokerKind::RabbitMq => &["exchange", "queue"],
+        BrokerKind::RabbitMq => &["exchange", "queue", "stream"],
         BrokerKind::Nats => &["stream", "core", "capture"],
     };
     let fits = fitting(&given, allowed, kind, "source", cx);
-    let from_queue = kind == BrokerKind::RabbitMq && raw.queue.is_some();
-    if let (Some(topics), true) = (&raw.topics, from_queue) {
-        let report =
-            Report::new(topics.span, "has no effect", "a queue gives whatever is in it: `topics` has no effect here");
+    let named = if raw.queue.is_some() { Some("queue") } else { raw.stream.as_ref().map(|_| "stream") };
+    let from_whole = named.filter(|_| kind == BrokerKind::RabbitMq);
+    if let (Some(topics), Some(what)) = (&raw.topics, from_whole) {
+        let message = format!("a {what} gives whatever is in it: `topics` has no effect here");
+        let report = Report::new(topics.span, "has no effect", message);
         cx.report(report.help("read an `exchange` with these topics, or choose by `where`"));
         return None;
     }
     let topics = match topics {
         Some(topics) => topics,
-        None if from_queue => Some(Vec::new()),
+        None if from_whole.is_some() => Some(Vec::new()),
         None if maimed => None,
         None => {
             let report = Report::new(
@@ -188,10 +182,13 @@ fn source_kind(
     let source = match kind {
         BrokerKind::Kafka => SourceKind::Kafka { topics },
         BrokerKind::Embedded => SourceKind::Embedded { topics },
-        BrokerKind::RabbitMq => match (&raw.exchange, &raw.queue) {
-            (Some(exchange), None) => SourceKind::RabbitExchange { exchange: cx.filled(exchange)?, topics },
-            (None, Some(queue)) => SourceKind::RabbitQueue { queue: cx.filled(queue)? },
-            _ => return either_exchange_or_queue(whole, raw.exchange.is_some(), cx),
+        BrokerKind::RabbitMq => match (&raw.exchange, &raw.queue, &raw.stream) {
+            (Some(exchange), None, None) => SourceKind::RabbitExchange { exchange: cx.filled(exchange)?, topics },
+            (None, Some(queue), None) => SourceKind::RabbitQueue { queue: cx.filled(queue)? },
+            (None, None, Some(stream)) => SourceKind::RabbitStream { stream: cx.filled(stream)? },
+            (exchange, queue, stream) => {
+                return one_of_three(whole, exchange.is_some() || queue.is_some() || stream.is_some(), cx);
+            }
         },
         BrokerKind::Nats => match (&raw.stream, yes(&raw.core), yes(&raw.capture)) {
             (None, true, false) => SourceKind::CoreNats { topics },
@@ -210,14 +207,18 @@ fn source_kind(
     Some(source)
 }
 
-fn either_exchange_or_queue<T>((span, maimed): (Span, bool), both: bool, cx: Context<'_>) -> Option<T> {
+fn one_of_three<T>((span, maimed): (Span, bool), some: bool, cx: Context<'_>) -> Option<T> {
     if maimed {
         return None;
     }
-    if both {
-        return cx.refuse(span, "both", "RabbitMQ needs either `exchange` or `queue`, not both");
+    if some {
+        return cx.refuse(
+            span,
+            "more than one of them",
+            "RabbitMQ needs one of `exchange`, `queue` and `stream`, not more",
+        );
     }
-    cx.refuse(span, "neither", "RabbitMQ needs `exchange` or `queue` here")
+    cx.refuse(span, "none of them", "RabbitMQ needs `exchange`, `queue` or `stream` here")
 }
 
 fn sink(
@@ -244,6 +245,7 @@ fn sink(
         given("tombstone_on_empty", raw.tombstone_on_empty.as_ref()),
         given("exchange", raw.exchange.as_ref()),
         given("queue", raw.queue.as_ref()),
+        given("stream", raw.stream.as_ref()),
         given("core", raw.core.as_ref()),
     ]
     .into_iter()
@@ -251,7 +253,7 @@ fn sink(
     .collect();
     let allowed: &[&str] = match kind {
         BrokerKind::Kafka => &["partition", "tombstone_on_empty"],
-        BrokerKind::RabbitMq => &["exchange", "queue"],
+        BrokerKind::RabbitMq => &["exchange", "queue", "stream"],
         BrokerKind::Nats => &["core"],
         BrokerKind::Embedded => &[],
     };
@@ -266,10 +268,13 @@ fn sink(
             },
             tombstone_on_empty: word(raw.tombstone_on_empty.as_ref(), false)?,
         },
-        BrokerKind::RabbitMq => match (&raw.exchange, &raw.queue) {
-            (Some(exchange), None) => SinkKind::RabbitExchange { exchange: cx.filled(exchange)? },
-            (None, Some(queue)) => SinkKind::RabbitQueue { queue: cx.filled(queue)? },
-            _ => return either_exchange_or_queue(whole, raw.exchange.is_some(), cx),
+        BrokerKind::RabbitMq => match (&raw.exchange, &raw.queue, &raw.stream) {
+            (Some(exchange), None, None) => SinkKind::RabbitExchange { exchange: cx.filled(exchange)? },
+            (None, Some(queue), None) => SinkKind::RabbitQueue { queue: cx.filled(queue)? },
+            (None, None, Some(stream)) => SinkKind::RabbitStream { stream: cx.filled(stream)? },
+            (exchange, queue, stream) => {
+                return one_of_three(whole, exchange.is_some() || queue.is_some() || stream.is_some(), cx);
+            }
         },
         BrokerKind::Nats if word(raw.core.as_ref(), false)? => SinkKind::CoreNats,
         BrokerKind::Nats => SinkKind::JetStream,

@@ -117,13 +117,13 @@ pub(crate) struct RawFrom {
     pub(crate) region: Field<String>,
     /// Name of a broker of that region.
     pub(crate) broker: Field<String>,
-    /// Filters over topics: `*` is one token, `>` the rest, `#` zero tokens or more. Not with `queue`.
+    /// Filters over topics: `*` is one token, `>` the rest, `#` zero tokens or more. Not with `queue` or a RabbitMQ `stream`.
     pub(crate) topics: MaybeList<String>,
     /// RabbitMQ: an exchange, read through a queue that Longhaul declares.
     pub(crate) exchange: Maybe<String>,
     /// RabbitMQ: an existing queue, consumed.
     pub(crate) queue: Maybe<String>,
-    /// NATS: an existing stream; the stream that holds the subjects when it is left out.
+    /// NATS: an existing stream; the stream that holds the subjects when it is left out. RabbitMQ: an existing stream, read by offset.
     pub(crate) stream: Maybe<String>,
     /// NATS: read core subjects, at most once.
     pub(crate) core: Maybe<bool>,
@@ -150,6 +150,8 @@ pub(crate) struct RawTo {
     pub(crate) exchange: Maybe<String>,
     /// RabbitMQ: an existing queue.
     pub(crate) queue: Maybe<String>,
+    /// RabbitMQ: an existing stream.
+    pub(crate) stream: Maybe<String>,
     /// NATS: publish without a stream, at most once.
     pub(crate) core: Maybe<bool>,
 }

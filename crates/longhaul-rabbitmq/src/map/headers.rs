@@ -9,13 +9,16 @@
 //! natural order        properties as in PROPERTIES, then the table by name, arrays of repeats in their own order
 //! ```
 //! Both count only when they fit what is there: where an application changed the headers since, the natural order holds.
+//!
+//! A stream keeps AMQP 1.0 messages, which know fewer types: RabbitMQ leaves out what has no form there. Where one of the headers is such,
+//! all of them stand once more in `x-longhaul-packed`, in the form that an event has them in.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, FieldArray, FieldTable, ShortString};
 use longhaul_broker::Poison;
 use longhaul_event::{HeaderError, HeaderTag, Headers};
 
-use super::{ID, ORDER, OURS, REPEATS, Refusal, field, lifted};
+use super::{ID, ORDER, OURS, PACKED, REPEATS, Refusal, field, lifted};
 
 /// Properties that are headers in an event, under these names, in natural order.
 const PROPERTIES: [&str; 9] = [
@@ -41,9 +44,9 @@ pub(super) fn is_control(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || is_brokers_count(name)
 }
 
-/// What a quorum queue adds when it delivers a message again: it is not part of the message.
+/// What a quorum queue adds when it delivers a message again, and a stream always: it is not part of the message.
 fn is_brokers_count(name: &str) -> bool {
-    name == "x-delivery-count" || name == "x-acquired-count"
+    name == "x-delivery-count" || name == "x-acquired-count" || name == "x-stream-offset"
 }
 
 /// The properties of these headers; the others go into `table`. `own_id` is the identity that `message_id` gets if it is free.
@@ -84,6 +87,11 @@ pub(super) fn write(headers: &Headers, own_id: &str, table: &mut FieldTable) -> 
 /// # Errors
 /// When there are more, or larger ones, than an event may have.
 pub(super) fn read(properties: &BasicProperties, table: &FieldTable) -> Result<Headers, HeaderError> {
+    if let Some(packed) = lifted(table, PACKED)
+        && let Ok(headers) = Headers::from_encoded(packed)
+    {
+        return Ok(headers);
+    }
     let natural = natural(properties, table);
     let mut builder = Headers::builder();
     let order = lifted(table, ORDER).filter(|order| is_permutation(order, natural.len()));
@@ -93,6 +101,25 @@ pub(super) fn read(properties: &BasicProperties, table: &FieldTable) -> Result<H
         builder.push_tagged(name, *tag, value)?;
     }
     Ok(builder.finish())
+}
+
+/// Packs the headers into `table` when a stream would leave out some of what [`write`] made of them.
+pub(super) fn pack(headers: &Headers, properties: &BasicProperties, table: &mut FieldTable) -> Result<(), Refusal> {
+    if properties.cluster_id().is_none() && table.inner().values().all(stays_in_stream) {
+        return Ok(());
+    }
+    let mut packed = Headers::builder();
+    for header in headers.iter().filter(|header| !is_control(header.name)) {
+        packed.push_tagged(header.name, header.tag, header.value).map_err(|e| (Poison::Refused, e.to_string()))?;
+    }
+    table.insert(PACKED.into(), AMQPValue::ByteArray(ByteArray::from(&packed.finish().encoded()[..])));
+    Ok(())
+}
+
+/// Types that come out of a stream as they went in.
+fn stays_in_stream(value: &AMQPValue) -> bool {
+    use AMQPValue::{Boolean, LongInt, LongLongInt, LongString, Void};
+    matches!(value, LongString(_) | AMQPValue::ByteArray(_) | Boolean(_) | LongInt(_) | LongLongInt(_) | Void)
 }
 
 fn value_of(name: &str, tag: HeaderTag, bytes: &[u8]) -> Result<AMQPValue, Refusal> {

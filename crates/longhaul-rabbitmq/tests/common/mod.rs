@@ -63,6 +63,14 @@ pub fn to_queue(queue: &str) -> SinkSpec {
     SinkSpec { sink: SinkKind::RabbitQueue { queue: queue.to_owned() }, guarantee: Guarantee::AtLeastOnce }
 }
 
+pub fn stream_spec(stream: &str) -> SourceSpec {
+    SourceSpec { source: SourceKind::RabbitStream { stream: stream.to_owned() }, spool: None }
+}
+
+pub fn to_stream(stream: &str) -> SinkSpec {
+    SinkSpec { sink: SinkKind::RabbitStream { stream: stream.to_owned() }, guarantee: Guarantee::AtLeastOnce }
+}
+
 pub fn flow(route: &str) -> FlowKey {
     FlowKey {
         mesh: "shop".to_owned(),
@@ -199,6 +207,18 @@ impl Raw {
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         self.channel.queue_declare(name.into(), options, arguments).await.expect("a queue");
+    }
+
+    /// Declares a stream, which forgets its beginning above so many bytes.
+    pub async fn stream(&self, name: &str, bytes_max: Option<i64>) {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+        if let Some(bytes) = bytes_max {
+            arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
+            arguments.insert("x-stream-max-segment-size-bytes".into(), AMQPValue::LongLongInt(bytes / 4));
+        }
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        self.channel.queue_declare(name.into(), options, arguments).await.expect("a stream");
     }
 
     pub async fn bind(&self, queue: &str, exchange: &str, pattern: &str) {

@@ -101,6 +101,7 @@ fn a_source_that_chooses_by_itself_is_not_filtered_again() {
     let filters = vec![Filter::parse("other").unwrap()];
     for (source, expected) in [
         (SourceKind::RabbitQueue { queue: "q".into() }, Ok(())),
+        (SourceKind::RabbitStream { stream: "q".into() }, Ok(())),
         (SourceKind::RabbitExchange { exchange: "fanout".into(), topics: filters.clone() }, Ok(())),
         (SourceKind::JetStream { stream: Some("s".into()), topics: Vec::new() }, Ok(())),
         (SourceKind::JetStream { stream: None, topics: filters.clone() }, Err(Refusal::Filter)),

@@ -35,6 +35,7 @@ pub(super) struct Spot<'a> {
 enum Medium<'a> {
     Topics,
     Exchange(&'a str),
+    /// Or a stream: both are queues to RabbitMQ, and share their names.
     Queue(&'a str),
 }
 
@@ -55,7 +56,7 @@ impl Carrier<'_> {
 
 /// What a source reads: every filter with its index, or everything where it has none.
 pub(super) fn source_patterns(source: &SourceKind) -> Vec<(Option<usize>, Pattern)> {
-    if let SourceKind::RabbitQueue { .. } = source {
+    if source.is_whole() {
         return vec![(None, Pattern::all())];
     }
     source.topics().iter().enumerate().map(|(at, filter)| (Some(at), Pattern::of(filter))).collect()
@@ -67,7 +68,7 @@ pub(super) fn carriers(mesh: &Mesh) -> Vec<Carrier<'_>> {
     for (at, route) in mesh.routes.iter().enumerate() {
         let medium = match &route.from.source {
             SourceKind::RabbitExchange { exchange, .. } => Medium::Exchange(exchange),
-            SourceKind::RabbitQueue { queue } => Medium::Queue(queue),
+            SourceKind::RabbitQueue { queue } | SourceKind::RabbitStream { stream: queue } => Medium::Queue(queue),
             _ => Medium::Topics,
         };
         let from = Spot { region: &route.from.region, broker: &route.from.broker, medium };
@@ -76,7 +77,7 @@ pub(super) fn carriers(mesh: &Mesh) -> Vec<Carrier<'_>> {
         for (i, to) in route.to.iter().enumerate() {
             let medium = match &to.sink {
                 SinkKind::RabbitExchange { exchange } => Medium::Exchange(exchange),
-                SinkKind::RabbitQueue { queue } => Medium::Queue(queue),
+                SinkKind::RabbitQueue { queue } | SinkKind::RabbitStream { stream: queue } => Medium::Queue(queue),
                 _ => Medium::Topics,
             };
             let mut carrier = Carrier {
@@ -90,7 +91,7 @@ pub(super) fn carriers(mesh: &Mesh) -> Vec<Carrier<'_>> {
                 images: Vec::new(),
             };
             carrier.images = match &to.sink {
-                SinkKind::RabbitQueue { .. } => vec![vec![Pattern::all()]; sources.len()],
+                sink if sink.is_one_queue() => vec![vec![Pattern::all()]; sources.len()],
                 _ => sources.iter().map(|source| carrier.image(source)).collect(),
             };
             all.push(carrier);

@@ -32,7 +32,7 @@ fn effectively_once(at: usize, route: &Route, problems: &mut Vec<Problem>) {
     problems.extend(source.map(|reason| cannot(reason).with(Place::From(at), "this source")));
     for (i, to) in route.to.iter().enumerate() {
         let reason = match to.sink {
-            SinkKind::RabbitExchange { .. } | SinkKind::RabbitQueue { .. } => {
+            SinkKind::RabbitExchange { .. } | SinkKind::RabbitQueue { .. } | SinkKind::RabbitStream { .. } => {
                 "RabbitMQ does not take events and their cursor as one"
             }
             SinkKind::CoreNats => "core NATS confirms nothing",

@@ -21,7 +21,7 @@ fn source(mesh: &Mesh, at: usize, route: &Route, problems: &mut Vec<Problem>) {
             format!("route `{}` reads from `{}` as from {wants}, but that broker is {is}", route.name, from.broker);
         problems.push(Problem::new(ProblemKind::SourceKind, Place::FromBroker(at), format!("this is {is}"), message));
     }
-    if from.source.topics().is_empty() && !matches!(from.source, SourceKind::RabbitQueue { .. }) {
+    if from.source.topics().is_empty() && !from.source.is_whole() {
         let message = format!("route `{}` has no topic filter: it would carry nothing", route.name);
         let problem = Problem::new(ProblemKind::Incomplete, Place::From(at), "no `topics`", message);
         problems.push(problem.help("`topics: [\"#\"]` takes every topic"));
@@ -51,9 +51,10 @@ fn sinks(mesh: &Mesh, at: usize, route: &Route, problems: &mut Vec<Problem>) {
                 message,
             ));
         }
-        if matches!(to.sink, SinkKind::RabbitQueue { .. }) && !to.topic.is_identity() {
+        if to.sink.is_one_queue() && !to.topic.is_identity() {
+            let what = if matches!(to.sink, SinkKind::RabbitStream { .. }) { "stream" } else { "queue" };
             let message =
-                format!("the topic template `{}` has no effect: a queue is addressed by its own name", to.topic);
+                format!("the topic template `{}` has no effect: a {what} is addressed by its own name", to.topic);
             let problem = Problem::new(ProblemKind::Template, Place::ToTopic(at, i), "has no effect", message);
             problems
                 .push(problem.help("remove `topic`, or write to an `exchange`, where the topic is the routing key"));

@@ -266,6 +266,29 @@ fn queues_have_their_own_rules() {
     assert_eq!(problem.kind.severity(), Severity::Note);
 }
 
+#[test]
+fn streams_of_rabbitmq_are_read_by_offset_and_written_like_queues() {
+    let from = || From { source: SourceKind::RabbitStream { stream: "s".to_owned() }, ..source("us-east", &[]) };
+    let into = |topic: &str| To { sink: SinkKind::RabbitStream { stream: "s".to_owned() }, ..sink("us-east", topic) };
+    fine(&with_routes(vec![route("a", from(), vec![sink("eu-west", "us.{topic}"), sink("ap-south", "us.{topic}")])]));
+    fine(&with_routes(vec![route("a", source("eu-west", &["x"]), vec![into("{topic}")])]));
+    let mesh = with_routes(vec![route("a", source("eu-west", &["x"]), vec![into("eu.{topic}")])]);
+    only(&mesh, ProblemKind::Template, "a stream is addressed by its own name");
+
+    let once = |from, to| {
+        let mut route = route("a", from, vec![to]);
+        route.guarantee = Guarantee::EffectivelyOnce;
+        with_routes(vec![route])
+    };
+    fine(&once(from(), To { sink: SinkKind::JetStream, ..sink("ap-south", "{topic}") }));
+    only(&once(source("eu-west", &["x"]), into("{topic}")), ProblemKind::Guarantee, "their cursor as one");
+
+    let mut mesh = pair([">", ">"], ["{topic}", "{topic}"]);
+    mesh.routes[1].from = from();
+    mesh.routes[0].to[0] = into("{topic}");
+    only(&mesh, ProblemKind::Cycle, "");
+}
+
 fn pair(topics: [&str; 2], templates: [&str; 2]) -> Mesh {
     with_routes(vec![
         route("there", source("eu-west", &[topics[0]]), vec![sink("us-east", templates[0])]),

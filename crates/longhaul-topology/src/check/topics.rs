@@ -10,7 +10,7 @@ use super::carriers::source_patterns;
 use super::{Place, Problem, ProblemKind};
 use crate::image::image;
 use crate::pattern::{Pattern, Token};
-use crate::{BrokerKind, Mesh, Route, SinkKind, SourceKind, To};
+use crate::{BrokerKind, Mesh, Route, SourceKind, To};
 
 const KAFKA_NAME_MAX: usize = 249;
 const ROUTING_KEY_BYTES_MAX: usize = 255;
@@ -19,7 +19,7 @@ pub(super) fn check(mesh: &Mesh, problems: &mut Vec<Problem>) {
     for (at, route) in mesh.routes.iter().enumerate() {
         sources(at, route, problems);
         for (i, to) in route.to.iter().enumerate() {
-            if !matches!(to.sink, SinkKind::RabbitQueue { .. }) {
+            if !to.sink.is_one_queue() {
                 destination(at, i, route, to, problems);
             }
         }
