@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use longhaul_broker::{Connector, Context, Health, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec};
+use longhaul_broker::{
+    Connector, Context, Health, Parking, Sink, SinkError, SinkSpec, Source, SourceError, SourceSpec,
+};
 use longhaul_config::RabbitMq;
 use longhaul_topology::{Guarantee, SinkKind, SourceKind};
 use tokio::runtime::Handle;
@@ -11,6 +13,7 @@ use tokio::sync::watch;
 use crate::client::Client;
 use crate::config::Access;
 use crate::owner::Owners;
+use crate::parked::StreamParking;
 use crate::sink::RabbitSink;
 use crate::source::RabbitSource;
 use crate::stream::StreamSource;
@@ -19,6 +22,7 @@ use crate::stream::StreamSource;
 pub struct RabbitMqConnector {
     client: Arc<Client>,
     owners: Owners,
+    parking: Arc<StreamParking>,
 }
 
 impl RabbitMqConnector {
@@ -30,7 +34,9 @@ impl RabbitMqConnector {
     pub fn new(cfg: RabbitMq, ctx: Context) -> Result<Arc<Self>, String> {
         let access = Access::new(&cfg)?;
         let runtime = Handle::try_current().map_err(|e| e.to_string())?;
-        Ok(Arc::new(Self { client: Client::start(access, ctx, runtime), owners: Owners::default() }))
+        let client = Client::start(access, ctx, runtime);
+        let parking = Arc::new(StreamParking::new(Arc::clone(&client)));
+        Ok(Arc::new(Self { client, owners: Owners::default(), parking }))
     }
 }
 
@@ -62,5 +68,9 @@ impl Connector for RabbitMqConnector {
             }
             other => Err(SinkError::Config(format!("a RabbitMQ broker cannot be written as {other:?}"))),
         }
+    }
+
+    fn parking(&self) -> Option<Arc<dyn Parking>> {
+        Some(Arc::clone(&self.parking) as Arc<dyn Parking>)
     }
 }

@@ -16,6 +16,7 @@ mod lock;
 mod map;
 mod names;
 mod owner;
+mod parked;
 mod publish;
 mod reader;
 mod sink;

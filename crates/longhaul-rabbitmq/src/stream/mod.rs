@@ -5,7 +5,7 @@
 
 mod life;
 mod reader;
-mod tap;
+pub(crate) mod tap;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +26,10 @@ use crate::spool::look;
 use crate::task::Task;
 use life::Life;
 use reader::StreamReader;
-use tap::{Place, QUIET, Tap};
+use tap::{Place, QUIET, READ_MAX, Tap};
 
 /// How soon the message at a cursor comes, usually; it is looked for more closely when it does not.
 const SOON: Duration = Duration::from_millis(300);
-/// How long a message that must be there is waited for.
-const SURELY: Duration = Duration::from_secs(10);
 /// Before offset 0.
 const BEFORE_ALL: u64 = u64::MAX;
 
@@ -133,7 +131,7 @@ impl StreamSource {
             match self.last(connection, waiting).await? {
                 Some(last) if last < at => return Err(SourceError::Gap(Gap::Truncated { cursor: at, end: last + 1 })),
                 None => return Err(SourceError::Gap(Gap::Truncated { cursor: at, end: 0 })),
-                Some(_) => first = tap.peek(SURELY).await?,
+                Some(_) => first = tap.peek(READ_MAX).await?,
             }
         }
         match first {
@@ -151,7 +149,7 @@ impl StreamSource {
 
     /// Takes the message at that offset.
     async fn skip(&self, tap: &mut Tap, at: u64) -> Result<(), SourceError> {
-        match tap.peek(SURELY).await? {
+        match tap.peek(READ_MAX).await? {
             Some(first) if first <= at => {
                 let (_, delivery) = tap.next().await?;
                 tap.more(delivery.delivery_tag);

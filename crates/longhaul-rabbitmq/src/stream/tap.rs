@@ -20,6 +20,8 @@ const OFFSET: &str = "x-stream-offset";
 const CHUNK_MAX: u16 = u16::MAX;
 /// How long nothing must come from a stream for it to be taken for empty, or for not reaching that far.
 pub(crate) const QUIET: Duration = Duration::from_secs(1);
+/// How long a message that is there may take to come.
+pub(crate) const READ_MAX: Duration = Duration::from_secs(10);
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy)]

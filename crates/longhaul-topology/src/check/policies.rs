@@ -21,10 +21,7 @@ pub(super) fn check(mesh: &Mesh, problems: &mut Vec<Problem>) {
 /// Why a destination has no place for what it refuses, beside what it takes.
 fn cannot_park(sink: &SinkKind) -> Option<&'static str> {
     match sink {
-        SinkKind::RabbitExchange { .. } | SinkKind::RabbitQueue { .. } | SinkKind::RabbitStream { .. } => {
-            Some("what RabbitMQ refuses cannot be kept in RabbitMQ yet")
-        }
         SinkKind::CoreNats => Some("core NATS keeps nothing"),
-        SinkKind::Kafka { .. } | SinkKind::JetStream | SinkKind::Embedded => None,
+        _ => None,
     }
 }
