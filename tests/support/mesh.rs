@@ -1,4 +1,6 @@
-//! A mesh of real router processes: documents and certificates in a temporary folder, one `longhaul run` per region.
+//! A mesh of real router processes: documents and certificates in a temporary folder, one `longhaul run` per router.
+//!
+//! A region has one router, or as many as the test wants: where a method asks for a region, `eu` is its first router, `eu/2` its second.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,16 +33,21 @@ pub struct Mesh {
     event_max: String,
 }
 
-/// A region of the mesh: one router, its brokers.
+/// A region of the mesh: its brokers and its routers.
 pub struct Region {
     name: String,
     /// What the mesh document says, one line per broker: `{name: orders, kafka: {}}`.
     declared: Vec<String>,
     /// What the router document says, one line per broker.
     access: Vec<String>,
+    resolve: BTreeMap<String, String>,
+    routers: Vec<Router>,
+}
+
+/// One router of a region.
+struct Router {
     link_port: u16,
     admin_port: u16,
-    resolve: BTreeMap<String, String>,
     process: Option<Process>,
 }
 
@@ -74,6 +81,13 @@ impl Mesh {
         let region = self.regions.get_mut(region).expect("a region of this mesh");
         region.declared.push(format!("{{name: {name}, {declared}}}"));
         region.access.push(format!("{name}: {{{access}}}"));
+        self
+    }
+
+    /// Gives a region so many routers, which share its brokers.
+    #[must_use]
+    pub fn replicas(mut self, region: &str, count: usize) -> Self {
+        self.regions.get_mut(region).expect("a region of this mesh").routers.resize_with(count, Router::new);
         self
     }
 
@@ -136,16 +150,33 @@ impl Mesh {
     /// Lets the router of `region` reach the router of `peer` at another address: a relay of the test.
     #[must_use]
     pub fn via(mut self, region: &str, peer: &str, address: &str) -> Self {
-        let peer = self.regions[peer].link_address();
+        let peer = self.link_address(peer);
         let region = self.regions.get_mut(region).expect("a region of this mesh");
         region.resolve.insert(peer, address.to_owned());
         self
     }
 
-    /// `host:port` of a region's link listener.
+    /// `host:port` of a router's link listener.
     #[must_use]
     pub fn link_address(&self, region: &str) -> String {
-        self.regions[region].link_address()
+        self.router(region).link_address()
+    }
+
+    /// Names of all routers, as the methods here know them.
+    #[must_use]
+    pub fn routers(&self) -> Vec<String> {
+        let of = |region: &Region| (0..region.routers.len()).map(|at| who(&region.name, at)).collect::<Vec<_>>();
+        self.regions.values().flat_map(of).collect()
+    }
+
+    fn router(&self, region: &str) -> &Router {
+        let (region, at) = parse(region);
+        &self.regions[region].routers[at]
+    }
+
+    fn router_mut(&mut self, region: &str) -> &mut Router {
+        let (region, at) = parse(region);
+        &mut self.regions.get_mut(region).expect("a region of this mesh").routers[at]
     }
 
     /// The folder with all documents.
@@ -157,7 +188,7 @@ impl Mesh {
     /// Path of a region's router document.
     #[must_use]
     pub fn router_document(&self, region: &str) -> PathBuf {
-        self.folder.path().join(format!("{region}.yaml"))
+        self.folder.path().join(format!("{}.yaml", file(region)))
     }
 
     /// Path of the mesh document.
@@ -175,7 +206,7 @@ impl Mesh {
     /// Writes documents and certificates, starts every router and waits until each is ready.
     pub async fn start(&mut self) {
         self.write_all();
-        let names: Vec<String> = self.regions.keys().cloned().collect();
+        let names = self.routers();
         for name in &names {
             self.start_router(name);
         }
@@ -190,17 +221,21 @@ impl Mesh {
     /// When a file cannot be written.
     pub fn write_all(&self) {
         self.write_mesh();
-        for region in self.regions.values() {
-            let pem = certs::make_router(&self.ca, MESH, &region.name, "router-1", &[]).expect("a certificate");
-            certs::write(self.folder.path(), &region.name, &self.ca.cert, &pem).expect("a certificate's files");
-            std::fs::write(self.router_document(&region.name), self.router_yaml(region)).expect("a router document");
+        for router in self.routers() {
+            let (region, at) = parse(&router);
+            let name = format!("router-{}", at + 1);
+            let pem = certs::make_router(&self.ca, MESH, region, &name, &[]).expect("a certificate");
+            certs::write(self.folder.path(), &file(&router), &self.ca.cert, &pem).expect("a certificate's files");
+            std::fs::write(self.router_document(&router), self.router_yaml(&router)).expect("a router document");
         }
     }
 
     fn write_mesh(&self) {
         let mut text = format!("apiVersion: longhaul/v1\nkind: Mesh\nmetadata: {{name: {MESH}}}\nregions:\n");
         for region in self.regions.values() {
-            let _ = writeln!(text, "  - name: {}\n    routers: [\"{}\"]", region.name, region.link_address());
+            let routers: Vec<_> =
+                region.routers.iter().map(|router| format!("\"{}\"", router.link_address())).collect();
+            let _ = writeln!(text, "  - name: {}\n    routers: [{}]", region.name, routers.join(", "));
             let _ = writeln!(text, "    brokers: [{}]", region.declared.join(", "));
         }
         let names: Vec<_> = self.regions.keys().cloned().collect();
@@ -223,13 +258,18 @@ impl Mesh {
         std::fs::rename(fresh, self.mesh_document()).expect("a mesh document");
     }
 
-    fn router_yaml(&self, region: &Region) -> String {
-        let name = &region.name;
+    fn router_yaml(&self, router: &str) -> String {
+        let ((name, at), file) = (parse(router), file(router));
+        let (region, router) = (&self.regions[name], self.router(router));
         let mut text = format!(
-            "apiVersion: longhaul/v1\nkind: Router\nregion: {name}\nname: router-1\nmesh: mesh.yaml\n\
-             link:\n  listen: \"127.0.0.1:{}\"\n  tls: {{cert: {name}.crt, key: {name}.key, ca: ca.crt}}\n  max_event: {}\n\
+            "apiVersion: longhaul/v1\nkind: Router\nregion: {name}\nname: router-{}\nmesh: mesh.yaml\n\
+             link:\n  listen: \"127.0.0.1:{}\"\n  tls: {{cert: {file}.crt, key: {file}.key, ca: ca.crt}}\n  max_event: {}\n\
              admin: {{listen: \"127.0.0.1:{}\", token: test-token}}\nmemory: {}\nbrokers:\n",
-            region.link_port, self.event_max, region.admin_port, self.memory
+            at + 1,
+            router.link_port,
+            self.event_max,
+            router.admin_port,
+            self.memory
         );
         for access in &region.access {
             let _ = writeln!(text, "  {access}");
@@ -249,10 +289,9 @@ impl Mesh {
     /// When the program was not built.
     pub fn start_router(&mut self, region: &str) {
         let (document, log) = (self.router_document(region), self.log_path(region));
-        let region = self.regions.get_mut(region).expect("a region of this mesh");
         let mut command = Command::new(program());
         command.args(["--log-format", "text", "run", "--config"]).arg(document).env("NO_COLOR", "1");
-        region.process = Some(Process::spawn(&mut command, &log).expect("the router starts"));
+        self.router_mut(region).process = Some(Process::spawn(&mut command, &log).expect("the router starts"));
     }
 
     /// Waits until a router says that it is ready.
@@ -261,7 +300,7 @@ impl Mesh {
         let url = format!("{}/readyz", self.admin_url(region));
         let log = self.log_path(region);
         until(&what, Duration::from_secs(60), async || {
-            let process = self.regions.get_mut(region).and_then(|region| region.process.as_mut());
+            let process = self.router_mut(region).process.as_mut();
             let output = || std::fs::read_to_string(&log).unwrap_or_default();
             assert!(process.is_some_and(Process::is_running), "the router of {region} ended:\n{}", output());
             get(&url).await.filter(|(status, _)| *status == 200)
@@ -274,7 +313,7 @@ impl Mesh {
     /// # Panics
     /// When it does not run.
     pub fn kill(&mut self, region: &str) {
-        self.regions.get_mut(region).and_then(|region| region.process.take()).expect("a running router").kill();
+        self.router_mut(region).process.take().expect("a running router").kill();
     }
 
     /// Asks a router to drain and waits for its end. Returns its exit code.
@@ -282,7 +321,7 @@ impl Mesh {
     /// # Panics
     /// When it does not run.
     pub fn terminate(&mut self, region: &str) -> Option<i32> {
-        let process = self.regions.get_mut(region).and_then(|region| region.process.take()).expect("a running router");
+        let process = self.router_mut(region).process.take().expect("a running router");
         process.terminate(Duration::from_secs(35))
     }
 
@@ -292,7 +331,7 @@ impl Mesh {
     /// When it does not run.
     #[must_use]
     pub fn process(&self, region: &str) -> &Process {
-        self.regions[region].process.as_ref().expect("a running router")
+        self.router(region).process.as_ref().expect("a running router")
     }
 
     /// What the router of a region has logged so far, over all its lives.
@@ -302,13 +341,13 @@ impl Mesh {
     }
 
     fn log_path(&self, region: &str) -> PathBuf {
-        self.folder.path().join(format!("{region}.log"))
+        self.folder.path().join(format!("{}.log", file(region)))
     }
 
     /// Address of a region's admin listener.
     #[must_use]
     pub fn admin_url(&self, region: &str) -> String {
-        format!("http://127.0.0.1:{}", self.regions[region].admin_port)
+        format!("http://127.0.0.1:{}", self.router(region).admin_port)
     }
 
     /// The flows of a region's router.
@@ -374,16 +413,35 @@ impl Region {
             name: name.to_owned(),
             declared: Vec::new(),
             access: Vec::new(),
-            link_port: free_port(),
-            admin_port: free_port(),
             resolve: BTreeMap::new(),
-            process: None,
+            routers: vec![Router::new()],
         }
+    }
+}
+
+impl Router {
+    fn new() -> Self {
+        Self { link_port: free_port(), admin_port: free_port(), process: None }
     }
 
     fn link_address(&self) -> String {
         format!("127.0.0.1:{}", self.link_port)
     }
+}
+
+/// The region of a router, and which of its routers it is.
+fn parse(router: &str) -> (&str, usize) {
+    let (region, number) = router.split_once('/').unwrap_or((router, "1"));
+    (region, number.parse::<usize>().expect("a number") - 1)
+}
+
+fn who(region: &str, at: usize) -> String {
+    if at == 0 { region.to_owned() } else { format!("{region}/{}", at + 1) }
+}
+
+/// What the files of a router are called.
+fn file(router: &str) -> String {
+    router.replace('/', "-")
 }
 
 /// A list item of YAML, its lines moved in.
