@@ -36,8 +36,8 @@ const ATOMIC_WRITES_MAX: usize = 64;
 const SKIPPED_MAX: usize = 1024;
 const FAST_RETRY: Duration = Duration::from_millis(500);
 const SLOW_RETRY: Duration = Duration::from_secs(10);
-/// A flow without an owner gives its sink back after that long.
-const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+/// A flow whose link is gone gives its sink back after that long: another router of the region may be asked to take it.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 /// A sink that has not answered for that long, whatever it was asked, is given up and opened again. Connectors have time limits of
 /// their own, and shorter ones; this is for those that fail.
 const SINK_PATIENCE: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(120) };
@@ -112,7 +112,8 @@ struct Driver {
     audit: Audit,
     /// Where a new chain begins, until its first events are delivered.
     begins: Option<Position>,
-    idle_since: Duration,
+    /// Without an owner: when the sink is given back.
+    abandoned_at: Duration,
     /// When the sink last answered, or was first asked for something.
     heard: Duration,
     draining: bool,
@@ -140,7 +141,7 @@ impl ApplierFlow {
             parked: None,
             audit: Audit::default(),
             begins: None,
-            idle_since: self.origin.elapsed(),
+            abandoned_at: self.origin.elapsed() + ABANDONED_AFTER,
             heard: self.origin.elapsed(),
             draining: false,
             plan: self.plan.clone(),
@@ -245,10 +246,10 @@ impl Driver {
                     self.handle_batch(path_epoch, start, incarnation, span, events);
                 }
             }
-            Inbound::Gone { attachment } => {
+            Inbound::Gone { attachment, closed } => {
                 if self.is_owner(attachment) {
                     self.owner = None;
-                    self.idle_since = now;
+                    self.abandoned_at = if closed { now } else { now + ABANDONED_AFTER };
                     self.applier.handle_flow_closed(now);
                 }
             }
@@ -491,7 +492,7 @@ impl Driver {
     }
 
     fn timer(&self) -> Option<Duration> {
-        let abandoned = self.owner.is_none().then(|| self.idle_since + ABANDONED_AFTER);
+        let abandoned = self.owner.is_none().then_some(self.abandoned_at);
         // With something left to write, it ends with the last write.
         let abandoned = abandoned.filter(|_| self.can_end());
         let silent = self.is_asking().then(|| self.heard + SINK_PATIENCE);
@@ -500,14 +501,14 @@ impl Driver {
 
     /// Drained, or given up by its owner with nothing left to write.
     fn is_done(&self) -> bool {
-        let abandoned = self.owner.is_none() && self.flow.now() >= self.idle_since + ABANDONED_AFTER;
+        let abandoned = self.owner.is_none() && self.flow.now() >= self.abandoned_at;
         let drained = self.flow.drain.is_cancelled()
             && matches!(self.applier.state(), ApplierState::Drained | ApplierState::Closed);
         self.settling.is_none() && (drained || (abandoned && self.can_end()))
     }
 
     fn can_end(&self) -> bool {
-        self.applier.is_flushed() || self.writer.is_none()
+        self.settling.is_none() && (self.applier.is_flushed() || self.writer.is_none())
     }
 
     fn show(&mut self) {

@@ -333,6 +333,11 @@ impl FlowStatus {
         self.metrics.sent(u64::from(events), u64::from(bytes));
     }
 
+    /// The flow's shard came to this router, or left it.
+    pub(crate) fn moved(&self, how: &str) {
+        self.metrics.moved(how);
+    }
+
     /// The destination reset the flow.
     pub(crate) fn reset(&self, code: ResetCode) {
         self.resets.fetch_add(1, Relaxed);

@@ -46,7 +46,7 @@ const COMPRESSION: Compression = Compression::Lz4;
 const AVOIDED_FOR: Duration = Duration::from_secs(5);
 /// How long it is not asked again where there is no other.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// How often a flow without a link of its own looks for a better way.
+/// How often a flow looks for a better way that has not the only one.
 const LOOK_FOR_WAYS_EVERY: Duration = Duration::from_millis(500);
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
@@ -212,10 +212,11 @@ impl Driver {
         let now = self.flow.now();
         self.avoided.retain(|(_, since)| now < *since + AVOIDED_FOR);
         let links = Arc::clone(&self.flow.links);
+        let of = self.flow.route.route().guarantee;
         if let Some(port) = &self.port
             && (port.is_closed()
                 || self.is_avoided(port.hop())
-                || links.has_better(&self.flow.key.to.0, port.hop(), |hop| self.is_avoided(hop)))
+                || links.has_better(&self.flow.key, of, port, |hop| self.is_avoided(hop)))
         {
             self.close().await;
             self.port = None;
@@ -228,7 +229,7 @@ impl Driver {
         // Where no other way is left, one that was refused is tried again soon.
         let rested =
             |hop: &str| self.avoided.iter().all(|(avoided, since)| avoided != hop || now >= *since + ASK_AGAIN_AFTER);
-        let (key, of) = (&self.flow.key, self.flow.route.route().guarantee);
+        let key = &self.flow.key;
         let port = links.attach(key, of, |hop| self.is_avoided(hop));
         if let Some(port) = port.or_else(|| links.attach(key, of, |hop| !rested(hop))) {
             self.avoided.retain(|(avoided, _)| avoided != port.hop());
@@ -559,8 +560,9 @@ impl Driver {
         // What cannot be sent now is no reason to wake up.
         let progress = self.skipped_since.filter(|_| self.may_send()).map(|since| since + PROGRESS_AFTER);
         // Links that settle and neighbours that may be asked again tell nobody.
-        let direct = self.port.as_ref().is_some_and(|port| port.hop() == self.flow.key.to.0);
-        let look = (!direct && !self.flow.drain.is_cancelled()).then(|| self.flow.now() + LOOK_FOR_WAYS_EVERY);
+        let best = |port: &Port| port.hop() == self.flow.key.to.0 && !self.flow.links.has_many(port.hop());
+        let is_best = self.port.as_ref().is_some_and(best);
+        let look = (!is_best && !self.flow.drain.is_cancelled()).then(|| self.flow.now() + LOOK_FOR_WAYS_EVERY);
         [self.owner.poll_timeout(), progress, look].into_iter().flatten().min()
     }
 

@@ -13,6 +13,7 @@ mod documents;
 mod egress;
 mod epochs;
 mod flow_status;
+mod gains;
 mod ingress;
 mod ledger;
 mod links;

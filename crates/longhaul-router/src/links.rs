@@ -184,15 +184,10 @@ impl Links {
     /// The same over that neighbour and no other.
     #[must_use]
     pub(crate) fn attach_over(&self, hop: &str, key: &FlowKey, of: Guarantee) -> Option<Port> {
-        // Flows that are written effectively once share locks at the destination by buckets: a bucket must not have two routers.
-        let spread = match of {
-            Guarantee::EffectivelyOnce => key.id().bucket() as u128,
-            Guarantee::AtLeastOnce | Guarantee::AtMostOnce => key.id().0,
-        };
-        let rank = |link: &&Arc<Link>| hash64(format!("{} {spread:032x}", link.peer.router).as_bytes());
         let link = {
             let state = self.lock();
-            Arc::clone(state.live.get(hop)?.iter().filter(|link| link.is_up()).max_by_key(rank)?)
+            let up = state.live.get(hop)?.iter().filter(|link| link.is_up());
+            Arc::clone(up.max_by_key(|link| rank(&link.peer.router, key, of))?)
         };
         let handle = link.handles.fetch_add(1, Ordering::Relaxed);
         let ((frames, frames_in), (acks, acks_in)) = (mpsc::channel(FRAMES_MAX), watch::channel(None));
@@ -200,17 +195,28 @@ impl Links {
         Some(Port { link, handle, frames: frames_in, acks: acks_in })
     }
 
-    /// Whether a flow that goes over `hop` has a better way by now: one that comes before it, and has been up for a while, so that a link
-    /// that flaps does not take flows along.
+    /// Whether a flow has a better way by now than the one it takes: over a neighbour that comes before it, or to the router of the same
+    /// region that everybody else takes for that flow. It has been up for a while, so that a link that flaps does not take flows along.
     #[must_use]
-    pub(crate) fn has_better(&self, to: &str, hop: &str, avoided: impl Fn(&str) -> bool) -> bool {
+    pub(crate) fn has_better(&self, key: &FlowKey, of: Guarantee, port: &Port, avoided: impl Fn(&str) -> bool) -> bool {
         let state = self.lock();
-        let settled = |hop: &String| {
+        let settled = |hop: &str| {
             let live = state.live.get(hop).map_or(&[][..], Vec::as_slice);
-            live.iter().any(|link| link.is_up() && link.since.elapsed() >= SETTLED_AFTER)
+            live.iter().filter(|link| link.is_up() && link.since.elapsed() >= SETTLED_AFTER)
         };
-        let ways = state.ways.get(to).map_or(&[][..], Vec::as_slice);
-        ways.iter().take_while(|better| *better != hop).any(|better| !avoided(better) && settled(better))
+        let own = rank(&port.link.peer.router, key, of);
+        if settled(port.hop()).any(|link| rank(&link.peer.router, key, of) > own) {
+            return true;
+        }
+        let ways = state.ways.get(&key.to.0).map_or(&[][..], Vec::as_slice);
+        let mut better = ways.iter().take_while(|better| *better != port.hop());
+        better.any(|better| !avoided(better) && settled(better).next().is_some())
+    }
+
+    /// Whether there is more than one link to a region.
+    #[must_use]
+    pub(crate) fn has_many(&self, region: &str) -> bool {
+        self.lock().live.get(region).is_some_and(|live| live.len() > 1)
     }
 
     /// All links as people see them.
@@ -424,6 +430,16 @@ impl Links {
         drop(state);
         self.tell();
     }
+}
+
+/// Which of several routers takes a flow: the one of the highest rank (rendezvous hashing, Thaler and Ravishankar 1998). Flows that are
+/// written effectively once share locks at the destination by buckets, and a bucket should not have two routers.
+fn rank(router: &str, key: &FlowKey, of: Guarantee) -> u64 {
+    let spread = match of {
+        Guarantee::EffectivelyOnce => key.id().bucket() as u128,
+        Guarantee::AtLeastOnce | Guarantee::AtMostOnce => key.id().0,
+    };
+    hash64(format!("{router} {spread:032x}").as_bytes())
 }
 
 fn gauges(stats: &LinkStats) -> LinkGauges {

@@ -72,7 +72,7 @@ pub(crate) enum Inbound {
     /// A batch of that attachment.
     Batch { attachment: u64, path_epoch: u32, start: bool, incarnation: u64, span: Span, events: Vec<Event> },
     /// The connection of that attachment is gone, or the owner closed the flow.
-    Gone { attachment: u64 },
+    Gone { attachment: u64, closed: bool },
 }
 
 /// The mailbox of one applying flow.

@@ -224,7 +224,7 @@ impl Sessions {
             };
             match frame {
                 Ok(Frame::Open(open)) => self.open(&session, open).await,
-                Ok(Frame::Close { handle, .. }) => session.forget(handle),
+                Ok(Frame::Close { handle, .. }) => session.forget(handle, true),
                 Ok(Frame::Goodbye { text }) => break LinkError::Goodbye(text),
                 Ok(_) => {
                     session.sender.violate(WRONG_WAY.into());
@@ -292,7 +292,7 @@ impl Sessions {
 
     fn let_pass(&self, session: &Arc<Session>, open: FlowOpen) -> Result<(), (ResetCode, String)> {
         let handle = open.handle;
-        session.forget(handle);
+        session.forget(handle, true);
         let passing = self.transit.pass(open, &session.peer.region, session.sender.clone())?;
         let mut flows = session.flows.write().unwrap_or_else(PoisonError::into_inner);
         flows.insert(handle, Course::Passes(Arc::new(passing)));
@@ -312,11 +312,11 @@ impl Sessions {
             |plan| Inbound::Open { attachment: attachment.clone(), owner_epoch, path_epoch, partition, plan };
         let opened = self.appliers.put_open(&key, known, open_frame);
         if opened.is_err() {
-            session.forget(open.handle);
+            session.forget(open.handle, true);
         }
         // Whoever had this number before, the same flow or another, has it no more.
         if let Some(Course::Ends(mailbox, attachment)) = before {
-            let _ = mailbox.put(Inbound::Gone { attachment: attachment.id() });
+            let _ = mailbox.put(Inbound::Gone { attachment: attachment.id(), closed: true });
         }
         opened
     }
@@ -351,17 +351,18 @@ impl Session {
         told.1 <= REFUSALS_TOLD_MAX
     }
 
-    fn forget(&self, handle: u32) {
+    /// `closed` by its owner, or only cut off.
+    fn forget(&self, handle: u32, closed: bool) {
         let gone = self.flows.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
         if let Some(Course::Ends(mailbox, attachment)) = gone {
             // A mailbox that takes no more has no flow to tell.
-            let _ = mailbox.put(Inbound::Gone { attachment: attachment.id() });
+            let _ = mailbox.put(Inbound::Gone { attachment: attachment.id(), closed });
         }
     }
 
     fn forget_all(&self) {
         let handles: Vec<u32> = self.flows().keys().copied().collect();
-        handles.into_iter().for_each(|handle| self.forget(handle));
+        handles.into_iter().for_each(|handle| self.forget(handle, false));
     }
 }
 

@@ -5,18 +5,20 @@
 //! of its own: the flows at its head find themselves elsewhere, and begin again. A shard that is not replayable has one reader only,
 //! which the pump opens, and opens again with back-off.
 //!
-//! The pump releases to the source what **every** flow has acknowledged of the life that is read now. A flow holds its place from before
-//! the first release until its route is gone: it does not lose it when its task panics, drains or is replaced by a reload.
+//! The pump releases to the source what **every** flow has acknowledged of the life that is read now, once every route that follows the
+//! source has a flow here. A flow holds its place until its route is gone: it does not lose it when its task panics, drains or is replaced
+//! by a reload. A shard that is taken from this router is given up before the first flow leaves, and releases nothing from then on; when it
+//! is given back it is another one.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use longhaul_broker::{ReadBatch, Reader, Shard, Source, SourceError};
 use longhaul_event::{Position, Start};
 use longhaul_route::IngressContext;
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::back_off::BackOff;
 use crate::budget::{Budget, Share, Use};
@@ -28,18 +30,39 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a batch is charged for beside its events, so that batches of markers alone fill a ring too.
 const BATCH_OVERHEAD_BYTES: u64 = 256;
 
-/// A shard that is being read, shared by its flows. Its pump ends with the last handle.
+/// A route to one of its destinations: the route's name and the place.
+pub(crate) type RouteTo = (String, String);
+
+/// Everybody who follows a source: nothing of a shard is released before all of them have joined it.
+#[derive(Debug, Default)]
+pub(crate) struct Followers(Mutex<HashSet<RouteTo>>);
+
+impl Followers {
+    /// These and no others, from now on.
+    pub(crate) fn set(&self, followers: HashSet<RouteTo>) {
+        *self.lock() = followers;
+    }
+
+    fn have_all_joined(&self, members: &[RouteTo]) -> bool {
+        self.lock().iter().all(|follower| members.contains(follower))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<RouteTo>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A shard that is being read, shared by its flows. Its pump ends when it is given up, and with the last handle.
 pub(crate) struct ShardHandle {
     shared: Arc<Shared>,
-    _stop_pump: DropGuard,
+    pumping: CancellationToken,
 }
 
 struct Shared {
     shard: Shard,
     source: Arc<dyn Source>,
     context: IngressContext,
-    /// How many flows are to join and have not.
-    joining: Arc<AtomicUsize>,
+    followers: Arc<Followers>,
     state: Mutex<State>,
     /// Something was read, or the ring changed hands.
     news: watch::Sender<u64>,
@@ -49,6 +72,8 @@ struct Shared {
 
 struct State {
     ring: Ring,
+    /// Whose flows have a place in the ring.
+    members: Vec<RouteTo>,
     offered: Option<Box<dyn Reader>>,
     end: Option<u64>,
     error: Option<String>,
@@ -58,24 +83,26 @@ struct State {
 pub(crate) struct Member {
     shard: Arc<ShardHandle>,
     slot: Slot,
+    of: RouteTo,
 }
 
 impl ShardHandle {
-    /// Begins reading a shard, on demand of its flows. Nothing of it is released while any are still `joining`.
+    /// Begins reading a shard, on demand of its flows.
     #[must_use]
     pub(crate) fn start(
         shard: Shard,
         source: Arc<dyn Source>,
         context: IngressContext,
-        joining: Arc<AtomicUsize>,
+        followers: Arc<Followers>,
         budget: &Arc<Budget>,
         supervisor: &Supervisor,
     ) -> Arc<Self> {
-        let state = State { ring: Ring::new(shard.replayable), offered: None, end: None, error: None };
+        let (ring, members) = (Ring::new(shard.replayable), Vec::new());
+        let state = State { ring, members, offered: None, end: None, error: None };
         let shared = Arc::new(Shared {
             source,
             context,
-            joining,
+            followers,
             state: Mutex::new(state),
             news: watch::Sender::new(0),
             room: Notify::new(),
@@ -86,7 +113,18 @@ impl ShardHandle {
         let (pumped, budget, token) = (Arc::clone(&shared), Arc::clone(budget), stop.clone());
         supervisor
             .spawn(&name, stop.clone(), move || pump(Arc::clone(&pumped), budget.share(Use::Ring), token.clone()));
-        Arc::new(Self { shared, _stop_pump: stop.drop_guard() })
+        Arc::new(Self { shared, pumping: stop })
+    }
+
+    /// Reads and releases nothing any more: somebody else has the shard now.
+    pub(crate) fn give_up(&self) {
+        self.pumping.cancel();
+    }
+
+    /// Whether it was given up.
+    #[must_use]
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.pumping.is_cancelled()
     }
 
     /// The shard.
@@ -101,10 +139,12 @@ impl ShardHandle {
         &self.shared.context
     }
 
-    /// Joins as a flow.
+    /// Joins as a flow of that route.
     #[must_use]
-    pub(crate) fn join(self: &Arc<Self>) -> Member {
-        Member { shard: Arc::clone(self), slot: self.shared.lock().ring.join() }
+    pub(crate) fn join(self: &Arc<Self>, of: RouteTo) -> Member {
+        let mut state = self.shared.lock();
+        state.members.push(of.clone());
+        Member { shard: Arc::clone(self), slot: state.ring.join(), of }
     }
 
     /// Opens a reader of one's own.
@@ -222,15 +262,26 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.shard.shared.lock().ring.leave(self.slot);
+        let mut state = self.shard.shared.lock();
+        state.ring.leave(self.slot);
+        if let Some(at) = state.members.iter().position(|of| *of == self.of) {
+            state.members.swap_remove(at);
+        }
+        drop(state);
         self.shard.shared.room.notify_one();
+    }
+}
+
+impl Drop for ShardHandle {
+    fn drop(&mut self) {
+        self.pumping.cancel();
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while this lock is held leaves plain numbers behind; the flows check every position anyway.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A pump that begins has no reader, whatever one that panicked has left behind, unless a flow has offered one since.
@@ -269,8 +320,8 @@ async fn pump(shared: Arc<Shared>, mut share: Share, stop: CancellationToken) {
             let room = state.ring.make_room(share.bytes_max());
             share.set_used(state.ring.bytes());
             // The floor says nothing about flows that come (routes begin one after the other) or went (the router stops).
-            let floor =
-                state.ring.floor().filter(|_| !stop.is_cancelled() && shared.joining.load(Ordering::Acquire) == 0);
+            let releases = !stop.is_cancelled() && shared.followers.have_all_joined(&state.members);
+            let floor = state.ring.floor().filter(|_| releases);
             release(reader.as_deref_mut(), floor, &mut released);
             state.end = reader.as_ref().and_then(|reader| reader.end());
             room

@@ -4,7 +4,6 @@
 //! does not notice a reload.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,10 +19,11 @@ use crate::back_off::BackOff;
 use crate::budget::Budget;
 use crate::epochs::Epochs;
 use crate::flow_status::{FlowStatus, FlowView, Phase};
+use crate::gains::Gains;
 use crate::ingress::OwnerFlow;
 use crate::links::Links;
 use crate::live::World;
-use crate::shard::{Member, ShardHandle};
+use crate::shard::{Followers, Member, RouteTo, ShardHandle};
 use crate::supervise::Supervisor;
 
 /// A route as people see it.
@@ -67,10 +67,9 @@ pub(crate) struct Sources {
 #[derive(Default)]
 pub(crate) struct Running {
     shared: HashMap<(String, SourceSpec), Weak<SharedSource>>,
-    /// How many of those who read the same thing have no places at its shards yet.
-    joining: HashMap<(String, SourceSpec), Arc<AtomicUsize>>,
-    /// By name of the route and place of the destination.
-    routes: HashMap<(String, String), RunningRoute>,
+    /// Those who read the same thing.
+    followers: HashMap<(String, SourceSpec), Arc<Followers>>,
+    routes: HashMap<RouteTo, RunningRoute>,
 }
 
 struct RunningRoute {
@@ -94,7 +93,7 @@ struct RouteState {
 
 struct SharedSource {
     source: Arc<dyn Source>,
-    joining: Arc<AtomicUsize>,
+    followers: Arc<Followers>,
     shards: Mutex<HashMap<String, Weak<ShardHandle>>>,
 }
 
@@ -120,14 +119,18 @@ impl Sources {
             }
             stays
         });
-        running.joining.retain(|_, joining| Arc::strong_count(joining) > 1);
+        let mut followers: HashMap<_, HashSet<RouteTo>> = HashMap::new();
+        for (key, (route, to)) in &wanted {
+            let spec = spec(&world.mesh.name, route, *to);
+            followers.entry((route.route().from.broker.clone(), spec)).or_default().insert(key.clone());
+        }
+        running.followers.retain(|spec, _| followers.contains_key(spec));
+        for (spec, of) in followers {
+            running.followers.entry(spec).or_default().set(of);
+        }
         for (key, (route, to)) in wanted {
-            if !running.routes.contains_key(&key) {
-                let spec = spec(&world.mesh.name, route, to);
-                let joining = running.joining.entry((route.route().from.broker.clone(), spec)).or_default();
-                let before = Before { _state: changed.remove(&key), _joining: Joining::new(joining) };
-                running.routes.insert(key, self.start_route(&world.mesh.name, route, to, before));
-            }
+            let before = changed.remove(&key);
+            running.routes.entry(key).or_insert_with(|| self.start_route(&world.mesh.name, route, to, before));
         }
     }
 
@@ -175,7 +178,7 @@ impl Sources {
         mesh: &str,
         route: &Arc<CompiledRoute>,
         to: usize,
-        before: Before,
+        before: Option<Arc<RouteState>>,
     ) -> RunningRoute {
         let (stop, state) = (self.supervisor.stop_token().child_token(), Arc::new(RouteState::default()));
         let runner = Arc::new(RouteRunner {
@@ -185,7 +188,7 @@ impl Sources {
             to,
             stop: stop.clone(),
             state: Arc::clone(&state),
-            before: Mutex::new(Some(before)),
+            before: Mutex::new(before),
         });
         let name = format!("route {}", route.route().name);
         self.supervisor.spawn(&name, stop.clone(), move || Arc::clone(&runner).run());
@@ -206,8 +209,8 @@ impl Sources {
         if let Some(source) = running.shared.get(&key).and_then(Weak::upgrade) {
             return Ok(source);
         }
-        let joining = Arc::clone(running.joining.entry(key.clone()).or_default());
-        let source = Arc::new(SharedSource { source: connector.source(spec)?, joining, shards: Mutex::default() });
+        let followers = Arc::clone(running.followers.entry(key.clone()).or_default());
+        let source = Arc::new(SharedSource { source: connector.source(spec)?, followers, shards: Mutex::default() });
         running.shared.insert(key, Arc::downgrade(&source));
         Ok(source)
     }
@@ -223,6 +226,11 @@ impl RouteState {
             status.view(member.shard().end(), member.shard().error())
         };
         self.flows().values().map(view).collect()
+    }
+
+    /// Whether the shard was given up by another route: it may have been given back since.
+    fn is_given_up(&self, shard: &str) -> bool {
+        self.flows().get(shard).is_some_and(|(_, member)| member.shard().is_given_up())
     }
 
     fn error(&self) -> Option<String> {
@@ -256,32 +264,8 @@ struct RouteRunner {
     to: usize,
     stop: CancellationToken,
     state: Arc<RouteState>,
-    /// Until this one has places at the shards.
-    before: Mutex<Option<Before>>,
-}
-
-/// What holds back what is read, until a route that was started has its own places at the shards.
-struct Before {
-    /// The places that the route had before it changed.
-    _state: Option<Arc<RouteState>>,
-    /// A route that is new holds everything: its destination has nothing yet.
-    _joining: Joining,
-}
-
-/// Counts one who has no places yet, as long as it lives.
-struct Joining(Arc<AtomicUsize>);
-
-impl Joining {
-    fn new(joining: &Arc<AtomicUsize>) -> Self {
-        joining.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(joining))
-    }
-}
-
-impl Drop for Joining {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+    /// What the route was before it changed, which holds its places at the shards until this one has its own.
+    before: Mutex<Option<Arc<RouteState>>>,
 }
 
 impl RouteRunner {
@@ -310,29 +294,39 @@ impl RouteRunner {
         let mut shards = source.source.shards();
         // Dropping a guard stops its flow.
         let mut flows: HashMap<String, DropGuard> = HashMap::new();
-        loop {
-            let now = Arc::clone(&shards.borrow_and_update());
-            let names: HashSet<&str> = now.iter().map(|shard| shard.name.as_str()).collect();
+        let mut gains = Gains::default();
+        while !self.stop.is_cancelled() {
+            let (now, listed) = (Instant::now(), Arc::clone(&shards.borrow_and_update()));
+            let names: HashSet<&str> = listed.iter().map(|shard| shard.name.as_str()).collect();
             flows.retain(|name, _| {
-                let stays = names.contains(name.as_str());
+                let stays = names.contains(name.as_str()) && !self.state.is_given_up(name);
                 if !stays {
-                    self.state.flows().remove(name);
+                    self.give_up(name);
                 }
                 stays
             });
-            for shard in now.iter() {
+            gains.retain(&names);
+            for shard in listed.iter().filter(|shard| gains.may_begin(&shard.name, now)) {
                 flows.entry(shard.name.clone()).or_insert_with(|| self.start_flow(source, shard));
             }
-            if !now.is_empty() {
+            if !listed.is_empty() {
                 drop(self.before.lock().unwrap_or_else(PoisonError::into_inner).take());
             }
+            let held_back = gains.next_begin(now);
             tokio::select! {
-                () = self.stop.cancelled() => break,
+                () = self.stop.cancelled() => {}
                 changed = shards.changed() => if changed.is_err() { self.wait_for_stop().await },
+                () = tokio::time::sleep(held_back.unwrap_or_default()), if held_back.is_some() => {}
             }
-            if self.stop.is_cancelled() {
-                break;
-            }
+        }
+    }
+
+    /// Somebody else has the shard now.
+    fn give_up(&self, shard: &str) {
+        // Released is nothing from before the first flow leaves.
+        if let Some((status, member)) = self.state.flows().remove(shard) {
+            member.shard().give_up();
+            status.moved("lost");
         }
     }
 
@@ -354,7 +348,8 @@ impl RouteRunner {
         let metrics =
             sources.metrics.outflow(&key.route, &place(&key.from.0, &key.from.1), &place(&key.to.0, &key.to.1));
         let status = Arc::new(FlowStatus::new(key.clone(), metrics));
-        let member = Arc::new(self.shard(source, shard).join());
+        let member = Arc::new(self.shard(source, shard).join((route.name.clone(), place(&to.region, &to.broker))));
+        status.moved("gained");
         self.state.flows().insert(shard.name.clone(), (Arc::clone(&status), Arc::clone(&member)));
         let stop = self.stop.child_token();
         let flow = Arc::new(OwnerFlow {
@@ -378,7 +373,7 @@ impl RouteRunner {
     fn shard(&self, source: &Arc<SharedSource>, shard: &Shard) -> Arc<ShardHandle> {
         let mut shards = source.shards.lock().unwrap_or_else(PoisonError::into_inner);
         shards.retain(|_, handle| handle.strong_count() > 0);
-        if let Some(handle) = shards.get(&shard.name).and_then(Weak::upgrade) {
+        if let Some(handle) = shards.get(&shard.name).and_then(Weak::upgrade).filter(|handle| !handle.is_given_up()) {
             return handle;
         }
         let from = &self.route.route().from;
@@ -388,7 +383,7 @@ impl RouteRunner {
             shard.clone(),
             Arc::clone(&source.source),
             context,
-            Arc::clone(&source.joining),
+            Arc::clone(&source.followers),
             &self.sources.budget,
             &self.sources.supervisor,
         );

@@ -16,7 +16,7 @@ use crate::serve::ordinal;
 const WRITES_MAX: usize = 8;
 const FAST_RETRY: Duration = Duration::from_millis(500);
 const SLOW_RETRY: Duration = Duration::from_secs(10);
-const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 const SINK_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is really in memory, counted by the batches themselves: events and bytes.
@@ -466,7 +466,7 @@ impl ApplierFlow {
     }
 
     fn can_end(&self) -> bool {
-        self.applier.is_flushed() || self.writer.is_none()
+        self.settling.is_none() && (self.applier.is_flushed() || self.writer.is_none())
     }
 
     /// Drained, or given up by its owner with nothing left to write.

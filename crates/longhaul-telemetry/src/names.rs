@@ -63,6 +63,7 @@ metrics! {
     GAP_EVENTS = "longhaul_gap_events_total", Counter, FLOW_REASON, "Events that are missing at the source and that a flow has passed over, as its route says, by reason.";
     AUDIT = "longhaul_flow_audit_events", Gauge, FLOW_TERM, "What has become of the events that this router has read or received, summed over shards: `read` is the sum of the other terms.";
     RESETS = "longhaul_flow_resets_total", Counter, FLOW_REASON, "Times that the destination had a flow opened again, by reason.";
+    MOVES = "longhaul_flow_moves_total", Counter, FLOW_REASON, "Times that a shard of the route was `gained` by this router, its start included, or `lost` to another router of the region.";
     FLOWS = "longhaul_flows", Gauge, FLOW, "Flows of the route that this router owns: one per shard.";
     FLOWS_UNBALANCED = "longhaul_flows_unbalanced", Gauge, FLOW, "Flows of the route whose audit does not account for every event; always 0.";
     FLOWS_STREAMING = "longhaul_flows_streaming", Gauge, FLOW, "Flows of the route that are open from end to end.";

@@ -29,6 +29,7 @@ pub struct Metrics {
     refused: IntCounterVec,
     poison: IntCounterVec,
     resets: IntCounterVec,
+    moves: IntCounterVec,
     flow_gauges: [GaugeVec; 7],
     parked: IntCounterVec,
     parked_now: GaugeVec,
@@ -140,6 +141,7 @@ impl Metrics {
             refused: counters(r, names::REFUSED_EVENTS),
             poison: counters(r, names::POISON_EVENTS),
             resets: counters(r, names::RESETS),
+            moves: counters(r, names::MOVES),
             flow_gauges: [
                 gauges(r, names::FLOWS),
                 gauges(r, names::FLOWS_STREAMING),
@@ -326,6 +328,11 @@ impl OutflowMetrics {
         refuse(&self.metrics.gap_events, &self.labels, reason, events);
     }
 
+    /// A shard came to this router, or left it.
+    pub fn moved(&self, how: &str) {
+        refuse(&self.metrics.moves, &self.labels, how, 1);
+    }
+
     /// The destination had the flow opened again.
     pub fn reset(&self, reason: &str) {
         refuse(&self.metrics.resets, &self.labels, reason, 1);
@@ -364,7 +371,7 @@ impl OutflowMetrics {
             .read
             .iter()
             .chain(&metrics.sent)
-            .chain([&metrics.refused, &metrics.resets, &metrics.gaps, &metrics.gap_events])
+            .chain([&metrics.refused, &metrics.resets, &metrics.moves, &metrics.gaps, &metrics.gap_events])
             .for_each(|vec| {
                 forget(vec, &self.labels);
             });

@@ -154,6 +154,16 @@ impl Broker {
         self.lock().logs.get_mut(shard).expect("a shard of the test").purged = before;
     }
 
+    /// Another router of the region is given all shards.
+    pub(super) fn take_shards_away(&self) -> Arc<Vec<Shard>> {
+        self.shards.send_replace(Arc::default())
+    }
+
+    /// They come back to this one.
+    pub(super) fn give_back(&self, shards: Arc<Vec<Shard>>) {
+        self.shards.send_replace(shards);
+    }
+
     /// Loses what it has of a flow but for the first events, as one that crashed before it wrote to its disk; its cursor goes with them.
     pub(super) fn lose_tail(&self, route: &str, shard: &str, keep: usize) {
         let mut state = self.lock();

@@ -1,9 +1,18 @@
 //! Shards that cannot be read again: one reader, several destinations, and never a release before all have it.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::broker::Broker;
-use super::mesh::{TestMesh, events, route, wait_for, without_repeats};
+use longhaul_broker::Shard;
+use longhaul_route::IngressContext;
+use longhaul_telemetry::Metrics;
+
+use super::broker::{Broker, BrokerHandle};
+use super::mesh::{PATIENCE, TestMesh, events, route, wait_for, without_repeats};
+use crate::budget::Budget;
+use crate::shard::{Followers, RouteTo, ShardHandle};
+use crate::supervise::Supervisor;
 
 fn two_sinks(seed: u64) -> TestMesh {
     let sinks: Vec<_> = (1..3).map(|at| Broker::new(seed + at, true, &[])).collect();
@@ -73,4 +82,91 @@ async fn a_drain_releases_only_what_all_destinations_have() {
         assert_eq!(mesh.source.violations(), Vec::<String>::new());
         mesh.stop().await;
     }
+}
+
+/// Taken away so fast that it may not be noticed everywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_taken_away_and_comes_back_loses_nothing() {
+    for seed in 0..10 {
+        let mesh = two_sinks(90 + seed * 3);
+        mesh.sinks[1].faults(|faults| faults.write_takes = Duration::from_millis(5));
+        let mesh = mesh.start().await;
+        for step in 0..3 {
+            mesh.source.publish("q", step * 200..(step + 1) * 200);
+            if step > 0 {
+                let before = mesh.sinks[0].written("r", "q").len();
+                wait_for("some of it", &mesh, || mesh.sinks[0].written("r", "q").len() > before).await;
+                let shards = mesh.source.take_shards_away();
+                // Between nothing and long enough for everybody to have noticed.
+                tokio::time::sleep(Duration::from_millis(seed)).await;
+                mesh.source.give_back(shards);
+            }
+        }
+        for sink in &mesh.sinks {
+            wait_for("all of it", &mesh, || without_repeats(&sink.written("r", "q")).len() >= 600).await;
+            assert_eq!(without_repeats(&sink.written("r", "q")), events("q", 600));
+        }
+        wait_for("the release", &mesh, || mesh.source.released("q") == 600).await;
+        assert_eq!(mesh.source.violations(), Vec::<String>::new());
+        mesh.stop().await;
+    }
+}
+
+fn place(route: &str) -> RouteTo {
+    (route.to_owned(), "us/sink0".to_owned())
+}
+
+/// A queue of ten events that is followed by two routes.
+fn followed() -> (Arc<Broker>, Supervisor, Arc<ShardHandle>) {
+    let source = Broker::new(130, false, &["q"]);
+    source.publish("q", 0..10);
+    let (followers, supervisor) = (Arc::new(Followers::default()), Supervisor::new(Metrics::new()));
+    followers.set(HashSet::from([place("a"), place("b")]));
+    let shard = Shard { name: "q".to_owned(), topic: None, partition: None, replayable: false };
+    let (broker, context) = (BrokerHandle(Arc::clone(&source)), IngressContext::new("m", "eu", "b", "q"));
+    let handle = ShardHandle::start(shard, Arc::new(broker), context, followers, &Budget::new(64 << 20), &supervisor);
+    (source, supervisor, handle)
+}
+
+/// Until the source has released something.
+async fn released(source: &Broker) -> usize {
+    tokio::time::timeout(PATIENCE, async {
+        while source.released("q") == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("something is released");
+    source.released("q")
+}
+
+#[tokio::test]
+async fn nothing_is_released_before_everybody_who_follows_has_joined() {
+    let (source, supervisor, handle) = followed();
+    let first = handle.join(place("a"));
+    let (incarnation, _) = first.base().await;
+    first.release(incarnation, 9);
+    // For the pump to have seen it.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(source.released("q"), 0);
+    let second = handle.join(place("b"));
+    second.release(incarnation, 4);
+    assert_eq!(released(&source).await, 5);
+    supervisor.stop(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn nothing_is_released_of_a_shard_that_was_given_up() {
+    let (source, supervisor, handle) = followed();
+    let (first, second) = (handle.join(place("a")), handle.join(place("b")));
+    let (incarnation, _) = first.base().await;
+    first.release(incarnation, 9);
+    second.release(incarnation, 4);
+    assert_eq!(released(&source).await, 5);
+    handle.give_up();
+    second.release(incarnation, 8);
+    // For a release that must not come.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(source.released("q"), 5);
+    supervisor.stop(Duration::from_secs(1)).await;
 }

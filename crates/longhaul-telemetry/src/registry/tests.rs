@@ -33,6 +33,7 @@ fn everything() -> Arc<Metrics> {
     out.gap("purged");
     out.missing("purged", 1);
     out.reset("sink_lost");
+    out.moved("gained");
     out.without_credit(Duration::from_millis(1500));
     out.gauges(FlowGauges::default());
     let into = metrics.inflow("orders", "eu/kafka", "us/rabbit");

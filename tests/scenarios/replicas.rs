@@ -1,0 +1,188 @@
+//! Two routers for each of three regions, which share Kafka, RabbitMQ and NATS: every shard has one owner; whoever is killed, while events
+//! move, has its shards and its flows taken over by the other within ten seconds, and gets its share again when it is back. Nothing is lost,
+//! the order per key is kept, and nothing comes twice where the route says so.
+
+#![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use longhaul_router::{End, FlowView, Phase};
+use longhaul_tests::client::{Client, Kafka, Nats, RabbitMq};
+use longhaul_tests::judge::{Compare, judge};
+use longhaul_tests::mesh::Mesh;
+use longhaul_tests::sample::Sample;
+use longhaul_tests::started;
+use longhaul_tests::wait::until;
+
+const REGIONS: [&str; 3] = ["ap", "eu", "us"];
+/// By region: what is produced there.
+const TOPICS: [&str; 3] = ["insights.daily", "orders.placed", "invoices.sent"];
+const PER_BURST: usize = 50;
+const BURST_EVERY: Duration = Duration::from_millis(200);
+const KEYS: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(90);
+/// What is promised for the shards of a router that is gone.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(10);
+
+/// From, to, and whether nothing may come twice.
+const WAYS: [(usize, usize, bool); 4] = [(1, 0, true), (0, 1, true), (1, 2, false), (2, 1, false)];
+
+const ROUTES: [&str; 3] = [
+    "name: from-eu
+from: {region: eu, broker: events, topics: [\"orders.>\"]}
+guarantee: effectively-once
+to: [{region: ap, broker: events, topic: \"eu.{topic}\"}]",
+    "name: from-ap
+from: {region: ap, broker: events, topics: [\"insights.>\"]}
+guarantee: effectively-once
+to: [{region: eu, broker: events, topic: \"ap.{topic}\"}]",
+    "name: from-us
+from: {region: us, broker: events, exchange: events, topics: [\"invoices.>\"]}
+to: [{region: eu, broker: events, topic: \"us.{topic}\"}]",
+];
+const ROUTE_TO_RABBITMQ: &str = "name: to-us
+from: {region: eu, broker: events, topics: [\"orders.>\"]}
+to: [{region: us, broker: events, exchange: events, topic: \"eu.{topic}\"}]";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn replicas() {
+    let (kafka, rabbitmq, nats) = tokio::join!(started::kafka(), started::rabbitmq(), started::nats());
+    let clients = Arc::new([
+        Client::Nats(Nats::new(&nats)),
+        Client::Kafka(Kafka::new(&kafka)),
+        Client::RabbitMq(RabbitMq::new(&rabbitmq)),
+    ]);
+    clients[0].prepare(&["insights.>", "eu.>"]).await;
+    clients[1].prepare(&["orders.placed", "us.invoices.sent", "ap.insights.daily"]).await;
+    clients[2].prepare(&["eu.orders.placed"]).await;
+    let mut mesh = Mesh::new(&REGIONS);
+    for (region, client) in REGIONS.iter().zip(&*clients) {
+        let declared = format!("{}: {{}}", client.kind());
+        mesh = mesh.broker(region, "events", &declared, &client.access()).replicas(region, 2);
+    }
+    for route in ROUTES.into_iter().chain([ROUTE_TO_RABBITMQ]) {
+        mesh = mesh.route(route);
+    }
+    mesh.start().await;
+    let shards = shared_out(&mesh).await;
+    println!("shards: {shards:?}");
+
+    let producing = Producing::start(&clients);
+    for victim in ["eu", "ap/2", "us", "eu/2", "ap", "us/2"] {
+        let region = &victim[..2];
+        let heir = if victim.contains('/') { region.to_owned() } else { format!("{region}/2") };
+        mesh.kill(victim);
+        let killed = Instant::now();
+        until(&format!("{heir} has what {victim} had"), PATIENCE, async || {
+            let flows = mesh.flows(&heir).await;
+            let owned = owned(&flows);
+            (owned.len() == shards[region] && owned.iter().all(|flow| flow.phase == Phase::Streaming)).then_some(())
+        })
+        .await;
+        let took = killed.elapsed();
+        println!("{victim} was killed; {heir} had all {} shards after {:.1} s", shards[region], took.as_secs_f64());
+        assert!(took <= TAKEN_OVER_WITHIN, "{heir} took {took:?} to take over");
+        mesh.start_router(victim);
+        mesh.wait_ready(victim).await;
+        assert_eq!(shared_out(&mesh).await, shards);
+    }
+    // A clean end gives its shards to the other one, too.
+    assert_eq!(mesh.terminate("us"), Some(0));
+    assert_eq!(mesh.terminate("ap/2"), Some(0));
+    let sent = producing.stop().await;
+    for (from, to, once) in WAYS {
+        let what = format!("{} to {}", clients[from].kind(), clients[to].kind());
+        let topic = format!("{}.{}", REGIONS[from], TOPICS[from]);
+        let arrived = clients[to].consume(&topic, sent[from].len(), PATIENCE).await;
+        let verdict = judge(&what, &sent[from], &arrived, Compare::Content);
+        println!("{what}: {} events, 0 lost, {} repeated", verdict.events, verdict.duplicates);
+        assert!(!once || verdict.duplicates == 0, "{what}: {verdict:?}");
+    }
+    for router in mesh.routers().into_iter().filter(|router| router != "us" && router != "ap/2") {
+        assert!(!mesh.log(&router).contains("panicked"), "{}", mesh.log(&router));
+        assert_eq!(mesh.terminate(&router), Some(0), "{}", mesh.log(&router));
+    }
+}
+
+fn owned(flows: &[FlowView]) -> Vec<&FlowView> {
+    flows.iter().filter(|flow| flow.end == End::Out).collect()
+}
+
+/// Waits until every shard of every region streams at one of its routers, and both of Kafka's have some. Returns how many there are.
+async fn shared_out(mesh: &Mesh) -> BTreeMap<String, usize> {
+    let mut last = String::new();
+    let what = "every shard has one owner";
+    until(what, PATIENCE, async || {
+        let mut owners = BTreeMap::<_, Vec<String>>::new();
+        let mut streams = true;
+        for router in mesh.routers() {
+            for flow in owned(&mesh.flows(&router).await) {
+                streams &= flow.phase == Phase::Streaming;
+                owners.entry((flow.route.clone(), flow.shard.clone())).or_default().push(router.clone());
+            }
+        }
+        let now = format!("{owners:?}");
+        if now != last {
+            println!("  {now}");
+            last = now;
+        }
+        let alone = owners.values().all(|routers| routers.len() == 1);
+        let both = ["eu", "eu/2"].iter().all(|router| owners.values().flatten().any(|owner| owner == router));
+        let mut shards = BTreeMap::new();
+        for routers in owners.values() {
+            *shards.entry(routers[0][..2].to_owned()).or_insert(0) += 1;
+        }
+        // Four partitions of one topic for each of two routes, and one stream, and one queue.
+        (streams && alone && both && shards.values().sum::<usize>() == 10).then_some(shards)
+    })
+    .await
+}
+
+/// Events into every region, a few at a time, until it is told to stop.
+struct Producing {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<Vec<Sample>>>,
+}
+
+impl Producing {
+    fn start(clients: &Arc<[Client; 3]>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let task = |of: usize| {
+            let (clients, stop) = (Arc::clone(clients), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut sent: Vec<Sample> = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let first = sent.len() + 1;
+                    let fresh: Vec<_> = (first..first + PER_BURST).map(|number| sample(of, number)).collect();
+                    clients[of].produce(&fresh).await;
+                    sent.extend(fresh);
+                    // Events come all the time, not in one heap.
+                    tokio::time::sleep(BURST_EVERY).await;
+                }
+                sent
+            })
+        };
+        Self { tasks: (0..3).map(task).collect(), stop }
+    }
+
+    async fn stop(self) -> Vec<Vec<Sample>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut sent = Vec::new();
+        for task in self.tasks {
+            sent.push(task.await.expect("producing works"));
+        }
+        sent
+    }
+}
+
+fn sample(of: usize, number: usize) -> Sample {
+    Sample {
+        topic: TOPICS[of].to_owned(),
+        key: Some(format!("key-{}", number % KEYS).into_bytes()),
+        headers: Vec::new(),
+        payload: number.to_string().into_bytes(),
+    }
+}
