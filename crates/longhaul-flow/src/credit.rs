@@ -304,6 +304,18 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_the_sink_is_smoothed_over_eight_writes() {
+        let mut grant = grant(BYTES_CAP_MAX);
+        let mut smoothed = Vec::new();
+        for took in [80, 80, 0] {
+            grant.keep(MS, 1, 10);
+            grant.written(MS + MS * took, MS, 1, 10);
+            smoothed.push(grant.sink_micros);
+        }
+        assert_eq!(smoothed, [10_000, 18_750, 16_407]);
+    }
+
+    #[test]
     fn a_grant_is_never_taken_back_and_never_exceeds_the_window() {
         let mut grant = grant(BYTES_CAP_MAX);
         let told = grant.told();

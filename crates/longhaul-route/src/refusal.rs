@@ -65,5 +65,14 @@ mod tests {
         let labels: BTreeSet<&str> = Refusal::ALL.iter().map(|refusal| refusal.as_str()).collect();
         assert_eq!(labels.len(), Refusal::ALL.len());
         assert!(labels.iter().all(|label| label.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+        assert!(Refusal::ALL.iter().all(|refusal| refusal.to_string() == refusal.as_str()));
+    }
+
+    /// An event that a route asked for must never be left out in silence; one that nobody asked for, or that is there already, must not
+    /// halt a flow.
+    #[test]
+    fn what_the_route_asked_for_and_cannot_have_is_poison_and_nothing_else() {
+        let poison: Vec<_> = Refusal::ALL.into_iter().filter(|refusal| refusal.is_poison()).collect();
+        assert_eq!(poison, [Refusal::TransformLoop, Refusal::HopLimit, Refusal::Topic, Refusal::TooLarge]);
     }
 }

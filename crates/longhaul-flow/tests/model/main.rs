@@ -107,6 +107,21 @@ proptest! {
     }
 }
 
+/// The end is not reached while the news is on its way that the sink has lost what was acknowledged.
+#[test]
+fn a_tail_that_is_lost_after_its_acknowledgement_is_sent_again() {
+    use Action::{
+        DeliverParcel, FinishCommit, FinishSeek, FinishSinkOpen, FinishWrite, LinkUp, LoseTail, Produce, Send,
+        ToApplier, ToOwner,
+    };
+
+    let until_written = [LinkUp, ToApplier, FinishSinkOpen, ToOwner, Produce, FinishSeek, DeliverParcel, Send];
+    let until_acknowledged = [FinishCommit, DeliverParcel, FinishWrite, FinishCommit];
+    let actions = until_written.into_iter().chain(until_acknowledged).map(|action| (action, 0));
+    let world = run(Kind::Log, 16 << 20, actions.chain([(LoseTail, 2)]));
+    assert_eq!(world.seen().delivered(), 1);
+}
+
 /// The model must be able to fail: what it counts on really happens in it.
 #[test]
 fn the_model_reaches_what_it_tests() {

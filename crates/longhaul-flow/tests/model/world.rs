@@ -63,6 +63,10 @@ impl Seen {
         self.stalls
     }
 
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
     pub(crate) fn assert_all(&self) {
         let Self {
             held,
@@ -222,6 +226,9 @@ impl World {
             && acked == Some(self.source.at())
             && self.parcels.is_empty()
             && self.sink.is_idle()
+            // A Reset may be on its way, of a sink that has lost what was acknowledged.
+            && self.to_owner.is_empty()
+            && self.to_applier.is_empty()
     }
 
     fn check_end(&self) {
