@@ -5,17 +5,20 @@
 //! consumers of their own, which belong to no group. As the coordinator takes commits from members only, the floors are committed here.
 //!
 //! Coordination says who should read, nothing else rests on it. A member that the coordinator no longer hears loses its partitions after
-//! `SESSION_MS` (see `config`); one that ends leaves the group, and the others get its partitions at once.
+//! `SESSION_MS` (see `config`); one that ends leaves the group, and the others get its partitions at once. A member that was alone in the
+//! group keeps them until the coordinator answers again: there was nobody to have them, and mostly it is the cluster that is away.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use longhaul_broker::Health;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
@@ -28,7 +31,9 @@ use crate::ownership::{Floor, Ownership};
 const TICK: Duration = Duration::from_millis(100);
 /// How long nobody must want a topic before the group is left: a reload may end sources before it makes the next.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
+const CHORES_EVERY: Duration = Duration::from_secs(1);
+/// How often every floor is committed, be it new or not: a commit that fails is not told, and this one covers it.
+const COMMIT_ALL_EVERY: Duration = Duration::from_secs(30);
 /// How long giving up everything may take.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 /// Between the last partition given up and the end of the client: librdkafka sends its farewell on a thread of its own, does not tell
@@ -127,14 +132,16 @@ fn serve(cluster: &Weak<Cluster>, ownership: &Arc<Ownership>) -> End {
     let consumer: BaseConsumer<Member> = {
         let Some(strong) = cluster.upgrade() else { return End::Over };
         let diagnosis = Arc::clone(&strong.diagnosis);
-        let context = Member { cluster: Weak::clone(cluster), ownership: Arc::clone(ownership), diagnosis };
+        let (cluster, ownership) = (Weak::clone(cluster), Arc::clone(ownership));
+        let (alone, in_doubt) = (AtomicBool::new(false), AtomicBool::new(false));
+        let context = Member { cluster, ownership, diagnosis, alone, in_doubt };
         match strong.settings.member().create_with_context(context) {
             Ok(consumer) => consumer,
             Err(error) => return End::Failed(format!("no Kafka consumer: {error}")),
         }
     };
     let mut wish = Wish::default();
-    let mut commit_due = Instant::now() + COMMIT_EVERY;
+    let (mut chores_due, mut all_due) = (Instant::now() + CHORES_EVERY, Instant::now() + COMMIT_ALL_EVERY);
     loop {
         // Only for a moment, so that the last user can leave.
         let Some(strong) = cluster.upgrade().filter(|_| !ownership.is_ending()) else {
@@ -155,11 +162,16 @@ fn serve(cluster: &Weak<Cluster>, ownership: &Arc<Ownership>) -> End {
             }
             None => {}
         }
-        drop(strong);
-        if Instant::now() >= commit_due {
-            commit_due = Instant::now() + COMMIT_EVERY;
-            commit(&consumer, ownership.take_due());
+        if Instant::now() >= chores_due {
+            chores_due = Instant::now() + CHORES_EVERY;
+            consumer.context().look_around(&strong);
+            let all = Instant::now() >= all_due;
+            if all {
+                all_due = Instant::now() + COMMIT_ALL_EVERY;
+            }
+            commit(&consumer, &ownership.take_due(all));
         }
+        drop(strong);
         // Left alone, librdkafka's own thread may take three seconds to try again what the coordinator put off (as it does while a new
         // cluster makes its offsets topic); any question wakes it.
         let _ = consumer.assignment();
@@ -173,7 +185,7 @@ fn serve(cluster: &Weak<Cluster>, ownership: &Arc<Ownership>) -> End {
 
 /// Commits, gives everything up and leaves the group. A member with a name of its own would stay in it by merely closing.
 fn leave(consumer: &BaseConsumer<Member>, ownership: &Ownership) {
-    commit(consumer, ownership.take_due());
+    commit(consumer, &ownership.take_due(false));
     consumer.unsubscribe();
     let until = Instant::now() + LEAVE_MAX;
     while !ownership.owned().is_empty() && Instant::now() < until {
@@ -185,12 +197,12 @@ fn leave(consumer: &BaseConsumer<Member>, ownership: &Ownership) {
     }
 }
 
-fn commit(consumer: &BaseConsumer<Member>, floors: Vec<Floor>) {
+fn commit(consumer: &BaseConsumer<Member>, floors: &[Floor]) {
     if floors.is_empty() {
         return;
     }
     let mut offsets = TopicPartitionList::new();
-    for (topic, partition, next) in &floors {
+    for (topic, partition, next) in floors {
         let Ok(next) = i64::try_from(*next) else { continue };
         if let Err(error) = offsets.add_partition_offset(topic, *partition, Offset::Offset(next)) {
             debug!(%error, "an offset cannot be committed");
@@ -198,7 +210,6 @@ fn commit(consumer: &BaseConsumer<Member>, floors: Vec<Floor>) {
     }
     if let Err(error) = consumer.commit(&offsets, CommitMode::Async) {
         debug!(%error, "group offsets were not committed");
-        floors.into_iter().for_each(|floor| consumer.context().ownership.give_back(floor));
     }
 }
 
@@ -268,9 +279,27 @@ struct Member {
     cluster: Weak<Cluster>,
     ownership: Arc<Ownership>,
     diagnosis: Arc<Diagnosis>,
+    /// Whether nobody else is in the group.
+    alone: AtomicBool,
+    /// Whether that must be found out again: the group has met.
+    in_doubt: AtomicBool,
 }
 
 impl Member {
+    /// Finds out whether we are alone, once after every meeting of the group. Who is not told is not alone.
+    fn look_around(&self, cluster: &Cluster) {
+        if !self.in_doubt.load(Ordering::Relaxed) || *cluster.health().borrow() != Health::Up {
+            return;
+        }
+        match cluster.members() {
+            Ok(members) => {
+                self.alone.store(members.len() == 1, Ordering::Relaxed);
+                self.in_doubt.store(false, Ordering::Relaxed);
+            }
+            Err(error) => debug!(%error, "the members of the group are not told"),
+        }
+    }
+
     fn tell(&self) {
         if let Some(cluster) = self.cluster.upgrade() {
             cluster.tell_listeners();
@@ -291,14 +320,20 @@ impl ClientContext for Member {
 impl ConsumerContext for Member {
     /// Before the coordinator learns that we give something up: those who read it are told, and its last floors are on their way.
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let alone = self.alone.swap(false, Ordering::Relaxed);
         let Rebalance::Revoke(list) = rebalance else { return };
+        let lost = consumer.assignment_lost();
+        if lost && alone && consumer.client().fatal_error().is_none() {
+            info!("the group coordinator is away; nobody else was there to have our Kafka partitions");
+            self.ownership.hold();
+            return;
+        }
         let taken = addresses(list);
         let floors = self.ownership.remove(&taken);
         self.tell();
-        let lost = consumer.assignment_lost();
         info!(count = taken.len(), lost, "Kafka partitions are no longer ours");
         if !lost {
-            commit(consumer, floors);
+            commit(consumer, &floors);
         }
     }
 
@@ -313,6 +348,7 @@ impl ConsumerContext for Member {
                     info!(count = given.len(), "Kafka partitions are ours");
                 }
                 self.ownership.add(&given);
+                self.in_doubt.store(true, Ordering::Relaxed);
                 if let Some(cluster) = self.cluster.upgrade() {
                     cluster.set_trouble(None);
                     cluster.tell_listeners();
@@ -320,20 +356,6 @@ impl ConsumerContext for Member {
             }
             Rebalance::Revoke(_) => {}
             Rebalance::Error(error) => warn!(%error, "the group coordinator's decision could not be read"),
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        if let Err(error) = &result {
-            debug!(%error, "group offsets were not committed");
-        }
-        for element in offsets.elements() {
-            let Offset::Offset(next) = element.offset() else { continue };
-            if (result.is_err() || element.error().is_err())
-                && let Ok(next) = u64::try_from(next)
-            {
-                self.ownership.give_back((element.topic().to_owned(), element.partition(), next));
-            }
         }
     }
 }

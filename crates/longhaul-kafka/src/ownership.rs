@@ -24,8 +24,16 @@ pub(crate) struct Ownership {
 #[derive(Default)]
 struct State {
     owned: Arc<Partitions>,
-    /// Floors that are not committed yet.
-    due: BTreeMap<(String, i32), u64>,
+    /// Whether the coordinator no longer knows of what is owned, and has not decided again.
+    held: bool,
+    floors: BTreeMap<(String, i32), Mark>,
+}
+
+/// How far a partition is delivered.
+struct Mark {
+    next: u64,
+    /// Whether that was not committed yet, as far as we know.
+    due: bool,
 }
 
 impl State {
@@ -48,13 +56,20 @@ impl Ownership {
         Arc::clone(&self.state().owned)
     }
 
-    /// These were given to us.
+    /// These were given to us: beside what is ours, or instead of what was only held.
     pub(crate) fn add(&self, given: &[(String, i32)]) {
         let mut state = self.state();
+        if std::mem::take(&mut state.held) {
+            state.owned = Arc::default();
+        }
+        // What was sent around a meeting of the group may have been refused.
+        state.floors.values_mut().for_each(|mark| mark.due = true);
         let owned = Arc::make_mut(&mut state.owned);
         for (topic, partition) in given {
             owned.entry(topic.clone()).or_default().insert(*partition);
         }
+        let State { owned, floors, .. } = &mut *state;
+        floors.retain(|(topic, partition), _| owned.get(topic).is_some_and(|ours| ours.contains(partition)));
     }
 
     /// These are no longer ours; returns the floors of them that were still to be committed.
@@ -67,8 +82,13 @@ impl Ownership {
             }
         }
         owned.retain(|_, partitions| !partitions.is_empty());
-        let due = &mut state.due;
-        taken.iter().filter_map(|key| due.remove(key).map(|next| (key.0.clone(), key.1, next))).collect()
+        let marks = taken.iter().filter_map(|key| state.floors.remove_entry(key));
+        marks.filter(|(_, mark)| mark.due).map(|((topic, partition), mark)| (topic, partition, mark.next)).collect()
+    }
+
+    /// What is ours stays ours until the coordinator decides again.
+    pub(crate) fn hold(&self) {
+        self.state().held = true;
     }
 
     /// Nothing is ours any more.
@@ -80,22 +100,21 @@ impl Ownership {
     pub(crate) fn release(&self, address: &(String, i32), next: u64) {
         let mut state = self.state();
         if state.owns(&address.0, address.1) {
-            state.due.insert(address.clone(), next);
+            state.floors.insert(address.clone(), Mark { next, due: true });
         }
     }
 
-    /// A commit failed: the floor is due again, unless a newer one is.
-    pub(crate) fn give_back(&self, (topic, partition, next): Floor) {
+    /// The floors that are to be committed: those that are due, or all of them. None while the coordinator does not know us.
+    pub(crate) fn take_due(&self, all: bool) -> Vec<Floor> {
         let mut state = self.state();
-        if state.owns(&topic, partition) {
-            state.due.entry((topic, partition)).or_insert(next);
+        if state.held {
+            return Vec::new();
         }
-    }
-
-    /// The floors that are to be committed.
-    pub(crate) fn take_due(&self) -> Vec<Floor> {
-        let due = std::mem::take(&mut self.state().due);
-        due.into_iter().map(|((topic, partition), next)| (topic, partition, next)).collect()
+        let due = |((topic, partition), mark): (&(String, i32), &mut Mark)| {
+            let wanted = std::mem::take(&mut mark.due) || all;
+            wanted.then(|| (topic.clone(), *partition, mark.next))
+        };
+        state.floors.iter_mut().filter_map(due).collect()
     }
 
     /// Asks for the membership to end.
@@ -135,31 +154,52 @@ mod tests {
     fn floors_of_what_is_not_owned_are_forgotten() {
         let ownership = Ownership::new();
         ownership.release(&at(0), 5);
-        assert_eq!(ownership.take_due(), []);
-        ownership.add(&[at(0), at(1)]);
+        assert_eq!(ownership.take_due(true), []);
+        ownership.add(&[at(0), at(1), at(2)]);
+        ownership.release(&at(2), 1);
+        assert_eq!(ownership.take_due(false), [floor(2, 1)]);
         ownership.release(&at(0), 5);
         ownership.release(&at(0), 6);
         ownership.release(&at(1), 9);
-        assert_eq!(ownership.remove(&[at(1), at(7)]), [floor(1, 9)], "the last floor of what is given up");
+        assert_eq!(ownership.remove(&[at(1), at(2), at(7)]), [floor(1, 9)], "the last floor of what is given up");
         assert_eq!(ownership.owned().get("t"), Some(&BTreeSet::from([0])));
         ownership.release(&at(1), 10);
-        assert_eq!(ownership.take_due(), [floor(0, 6)]);
-        assert_eq!(ownership.take_due(), []);
+        assert_eq!(ownership.take_due(false), [floor(0, 6)]);
+        assert_eq!(ownership.take_due(false), []);
         ownership.remove(&[at(0)]);
         assert!(ownership.owned().is_empty());
+        assert_eq!(ownership.take_due(true), []);
     }
 
     #[test]
-    fn a_failed_commit_is_due_again_unless_a_newer_floor_is() {
+    fn floors_are_due_again_after_a_meeting_and_when_all_are_asked_for() {
         let ownership = Ownership::new();
         ownership.add(&[at(0), at(1)]);
+        ownership.release(&at(0), 3);
         ownership.release(&at(1), 8);
-        ownership.give_back(floor(0, 3));
-        ownership.give_back(floor(1, 7));
-        ownership.give_back(floor(2, 7));
-        assert_eq!(ownership.take_due(), [floor(0, 3), floor(1, 8)]);
+        assert_eq!(ownership.take_due(false), [floor(0, 3), floor(1, 8)]);
+        assert_eq!(ownership.take_due(true), [floor(0, 3), floor(1, 8)]);
+        ownership.add(&[at(2)]);
+        assert_eq!(ownership.take_due(false), [floor(0, 3), floor(1, 8)]);
         ownership.clear();
-        ownership.give_back(floor(0, 3));
-        assert_eq!(ownership.take_due(), []);
+        assert_eq!(ownership.take_due(true), []);
+    }
+
+    #[test]
+    fn what_is_held_lasts_until_the_next_decision() {
+        let ownership = Ownership::new();
+        ownership.add(&[at(0), at(1)]);
+        ownership.hold();
+        ownership.release(&at(0), 5);
+        ownership.release(&at(1), 6);
+        assert_eq!(ownership.take_due(true), [], "nobody would take them");
+        assert_eq!(ownership.owned().get("t"), Some(&BTreeSet::from([0, 1])));
+        ownership.add(&[at(1)]);
+        assert_eq!(ownership.take_due(false), [floor(1, 6)], "of what is ours again");
+        ownership.add(&[at(2)]);
+        assert_eq!(ownership.owned().get("t"), Some(&BTreeSet::from([1, 2])), "replaced, then extended");
+        ownership.hold();
+        ownership.add(&[]);
+        assert!(ownership.owned().is_empty());
     }
 }

@@ -14,6 +14,8 @@ use longhaul_broker::{Connector, Health, Source, SourceSpec};
 use longhaul_kafka::KafkaConnector;
 use longhaul_test_brokers::kafka::Kafka;
 use longhaul_topology::SourceKind;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::time::timeout;
@@ -229,6 +231,50 @@ async fn a_group_that_is_forbidden_is_said_and_a_slow_one_is_waited_for() {
     timeout(PATIENCE, health.wait_for(|health| *health == Health::Up)).await.expect("in time").expect("health is told");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_router_keeps_its_partitions_while_the_broker_is_away_and_two_share_again() {
+    const COUNT: usize = 4;
+    let mut kafka = kafka();
+    let name = unique("away");
+    kafka.create_topic(&name, COUNT as u32).expect("the topic can be made");
+    let first = router(kafka.bootstrap(), "a");
+    let one = source(&first, &name);
+    let shard = shards(&*one, COUNT).await.remove(0);
+    let mut reader = earliest(&*one, &shard).await;
+    // By then it has also looked whether it is alone.
+    reader.release(40);
+    until("a floor is committed", || committed(&kafka, &name, partition(&shard.name)) == Some(41)).await;
+    let mut watch = one.shards();
+    watch.mark_unchanged();
+    let mut health = first.health();
+    kafka.kill();
+    timeout(PATIENCE, health.wait_for(|health| *health != Health::Up)).await.expect("in time").expect("health is told");
+    // Twice the session of a member, after which it counts as lost.
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    kafka.restart().expect("Kafka starts again");
+    reader.release(41);
+    // Only a member can commit: it has come back to the group.
+    until("a floor is committed", || committed(&kafka, &name, partition(&shard.name)) == Some(42)).await;
+    assert!(!watch.has_changed().expect("the source tells"), "no flow needs to begin again");
+
+    let second = router(kafka.bootstrap(), "b");
+    let both = [one, source(&second, &name)];
+    until("two routers share the topic", || is_halved(&both, COUNT)).await;
+    kafka.kill();
+    until("who is not alone gives up what others may have", || both.iter().all(|source| owned(&**source).is_empty()))
+        .await;
+    kafka.restart().expect("Kafka starts again");
+    let took = until("two routers share the topic again", || is_divided(&both, COUNT)).await;
+    println!("shared again {took:?} after the broker was back");
+
+    kafka.kill();
+    for router in [&first, &second] {
+        let begin = Instant::now();
+        timeout(PATIENCE, router.close()).await.expect("the end does not wait for a broker that is away");
+        println!("ended without a broker in {:?}", begin.elapsed());
+    }
+}
+
 /// A router in a process of its own, which tells how many partitions it owns.
 struct Process {
     child: Child,
@@ -320,4 +366,22 @@ async fn what_a_killed_or_frozen_router_owned_is_the_others_within_ten_seconds()
             until("they share again", || owned(&*source).len() == COUNT / 2).await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_came_back_within_its_session_sees_new_partitions() {
+    let kafka = kafka();
+    let name = unique("back");
+    kafka.create_topic(&name, 2).expect("the topic can be made");
+    let before = Process::start(kafka.bootstrap(), "a", &name);
+    before.until(2);
+    drop(before);
+    let after = Process::start(kafka.bootstrap(), "a", &name);
+    after.until(2);
+    let admin: AdminClient<DefaultClientContext> = client(kafka.bootstrap(), &[]);
+    admin.create_partitions(&[NewPartitions::new(&name, 3)], &AdminOptions::new()).await.expect("a partition is added");
+    let begin = Instant::now();
+    after.until(3);
+    println!("a new partition is owned after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
