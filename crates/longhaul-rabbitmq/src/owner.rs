@@ -129,8 +129,8 @@ async fn held(_channel: Channel, mut lock: Lock) {
 /// The lock, unless another router has it.
 async fn claim(client: &Client, connection: &Connection, lock: &ShortString) -> Result<Option<(Channel, Lock)>, Fault> {
     // Over the other connection: a broker that blocks publishers must not hold back what this one acknowledges.
-    let writing = client.connection(Role::Write).await?;
-    match timeout(KNOCK_MAX, knock(&writing, lock)).await {
+    let knocking = async { knock(&*client.connection(Role::Write).await?, lock).await };
+    match timeout(KNOCK_MAX, knocking).await {
         Ok(Ok(true)) => Ok(None),
         // Free, or not to be found out in this way.
         _ => Lock::try_take(connection, lock).await,

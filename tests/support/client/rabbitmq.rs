@@ -98,12 +98,36 @@ impl RabbitMq {
         usize::try_from(queue.message_count()).expect("32 bits")
     }
 
+    /// Makes a stream; with `bound` it catches all that the exchange gets.
+    pub async fn stream(&self, name: &str, bound: bool) {
+        let (_connection, channel) = self.channel().await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(name.into(), durable, arguments).await.expect("a stream");
+        if bound {
+            let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+            let bound = channel.queue_bind(name.into(), EXCHANGE.into(), "#".into(), options, none);
+            bound.await.expect("a binding");
+        }
+    }
+
+    /// Reads a stream from its start, as [`consume`](super::Client::consume) reads a topic.
+    pub async fn consume_stream(&self, name: &str, distinct: usize, patience: Duration) -> Vec<Arrived> {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
+        self.take(name, arguments, Tally::new(distinct, patience)).await
+    }
+
     /// Takes everything out of the queue.
-    pub(super) async fn consume(&self, topic: &str, mut tally: Tally) -> Vec<Arrived> {
+    pub(super) async fn consume(&self, topic: &str, tally: Tally) -> Vec<Arrived> {
+        self.take(topic, FieldTable::default(), tally).await
+    }
+
+    async fn take(&self, queue: &str, arguments: FieldTable, mut tally: Tally) -> Vec<Arrived> {
         let (_connection, channel) = self.channel().await;
         channel.basic_qos(1_000, BasicQosOptions::default()).await.expect("a prefetch");
-        let consumer =
-            channel.basic_consume(topic.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let consumer = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments);
         let mut consumer = consumer.await.expect("a consumer");
         while let Ok(next) = tokio::time::timeout(tally.left(), consumer.next()).await {
             let delivery = next.expect("RabbitMQ goes on").expect("a delivery");
