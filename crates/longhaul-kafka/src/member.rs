@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::client::{Diagnosis, log_line, note};
 use crate::cluster::{Cluster, Version};
+use crate::config::Settings;
 use crate::ownership::{Floor, Ownership};
 
 /// Longest poll: how late a changed wish or an end is noticed. A wish must stand for that long too, so that many sources that come
@@ -34,11 +35,9 @@ const IDLE_AFTER: Duration = Duration::from_secs(2);
 const CHORES_EVERY: Duration = Duration::from_secs(1);
 /// How often every floor is committed, be it new or not: a commit that fails is not told, and this one covers it.
 const COMMIT_ALL_EVERY: Duration = Duration::from_secs(30);
-/// How long giving up everything may take.
+/// How long leaving the group may take.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
-/// Between the last partition given up and the end of the client: librdkafka sends its farewell on a thread of its own, does not tell
-/// when, and not at all once the client closes.
-const FAREWELL: Duration = Duration::from_millis(200);
+const ASK_LEAVING_MAX: Duration = Duration::from_millis(500);
 /// Between two attempts to become a member after a failure that librdkafka does not repair by itself.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -134,7 +133,9 @@ fn serve(cluster: &Weak<Cluster>, ownership: &Arc<Ownership>) -> End {
         let diagnosis = Arc::clone(&strong.diagnosis);
         let (cluster, ownership) = (Weak::clone(cluster), Arc::clone(ownership));
         let (alone, in_doubt) = (AtomicBool::new(false), AtomicBool::new(false));
-        let context = Member { cluster, ownership, diagnosis, alone, in_doubt };
+        let Settings { group, instance, .. } = &strong.settings;
+        let (group, instance) = (group.clone(), instance.clone());
+        let context = Member { cluster, ownership, diagnosis, alone, in_doubt, group, instance };
         match strong.settings.member().create_with_context(context) {
             Ok(consumer) => consumer,
             Err(error) => return End::Failed(format!("no Kafka consumer: {error}")),
@@ -183,17 +184,17 @@ fn serve(cluster: &Weak<Cluster>, ownership: &Arc<Ownership>) -> End {
     }
 }
 
-/// Commits, gives everything up and leaves the group. A member with a name of its own would stay in it by merely closing.
+/// Commits, gives everything up and leaves the group. A member with a name of its own would stay in it by merely closing, and librdkafka,
+/// which does not tell when it has left, does not leave any more once it closes: the coordinator is asked.
 fn leave(consumer: &BaseConsumer<Member>, ownership: &Ownership) {
     commit(consumer, &ownership.take_due(false));
     consumer.unsubscribe();
     let until = Instant::now() + LEAVE_MAX;
-    while !ownership.owned().is_empty() && Instant::now() < until {
-        let _ = consumer.poll(TICK);
-    }
-    let until = Instant::now() + FAREWELL;
     while Instant::now() < until {
-        let _ = consumer.poll(FAREWELL);
+        let _ = consumer.poll(TICK);
+        if ownership.owned().is_empty() && !consumer.context().is_known(consumer) {
+            return;
+        }
     }
 }
 
@@ -283,9 +284,19 @@ struct Member {
     alone: AtomicBool,
     /// Whether that must be found out again: the group has met.
     in_doubt: AtomicBool,
+    group: String,
+    instance: String,
 }
 
 impl Member {
+    /// Whether the coordinator says that we are in the group; `false` when it says nothing.
+    fn is_known(&self, consumer: &BaseConsumer<Self>) -> bool {
+        consumer.fetch_group_list(Some(&self.group), ASK_LEAVING_MAX).is_ok_and(|groups| {
+            let mut members = groups.groups().iter().flat_map(|group| group.members());
+            members.any(|member| is_ours(&self.instance, member.id()))
+        })
+    }
+
     /// Finds out whether we are alone, once after every meeting of the group. Who is not told is not alone.
     fn look_around(&self, cluster: &Cluster) {
         if !self.in_doubt.load(Ordering::Relaxed) || *cluster.health().borrow() != Health::Up {

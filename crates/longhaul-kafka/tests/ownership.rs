@@ -68,6 +68,12 @@ fn committed(kafka: &Kafka, topic: &str, partition: i32) -> Option<i64> {
     }
 }
 
+fn members(kafka: &Kafka) -> usize {
+    let client: BaseConsumer = client(kafka.bootstrap(), &[]);
+    let groups = client.fetch_group_list(Some(GROUP), PATIENCE).expect("groups are told");
+    groups.groups().iter().map(|group| group.members().len()).sum()
+}
+
 fn partition(shard: &str) -> i32 {
     shard.rsplit('/').next().and_then(|number| number.parse().ok()).expect("a shard ends with its partition")
 }
@@ -127,9 +133,9 @@ async fn routers_share_partitions_and_only_the_owner_commits() {
     second.close().await;
     let closed = begin.elapsed();
     assert!(owned(&*two).is_empty(), "who left owns nothing");
+    assert_eq!(members(&kafka), 1, "who ends leaves the group, and is not waited for as one that died");
     shards(&*one, COUNT).await;
     println!("it ended in {closed:?}: all with the first after {:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_secs(5), "a router that ends is not waited for as one that died");
     assert_eq!(committed(&kafka, &name, theirs[1]), Some(21));
     other.release(30);
     own.release(99);
@@ -169,12 +175,7 @@ async fn sources_and_topics_come_and_go() {
 
     // Nobody reads: the group is left, and come back to.
     drop((ones, wide));
-    let client: BaseConsumer = client(kafka.bootstrap(), &[]);
-    let members = || {
-        let groups = client.fetch_group_list(Some(GROUP), PATIENCE).expect("groups are told");
-        groups.groups().iter().map(|group| group.members().len()).sum::<usize>()
-    };
-    until("the group is empty", || members() == 0).await;
+    until("the group is empty", || members(&kafka) == 0).await;
     shards(&*source(&routers[1], &first), 4).await;
 }
 
@@ -198,7 +199,6 @@ async fn of_two_routers_of_one_name_the_newer_reads_and_the_older_says_why_it_do
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(8) {
         assert_eq!((owned(&*one).len(), owned(&*two).len()), (0, 3));
-        assert_eq!(*newer.health().borrow(), Health::Up);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     newer.close().await;
