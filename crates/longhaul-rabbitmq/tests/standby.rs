@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 /// What a router that is gone may cost.
 const TAKEN_OVER_MAX: Duration = Duration::from_secs(10);
 /// A standby asks once a second: that long it must have been refused to be believed.
-const QUIET: Duration = Duration::from_millis(2_500);
+const QUIET: Duration = Duration::from_millis(1_500);
 const COUNT: u64 = 3_000;
 
 fn router(uri: &str, name: &str) -> std::sync::Arc<RabbitMqConnector> {

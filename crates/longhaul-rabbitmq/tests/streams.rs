@@ -64,6 +64,62 @@ async fn a_stream_is_read_by_position() {
     refusals(&raw, &rabbit).await;
 }
 
+/// RabbitMQ 3.10 forgets a quorum queue, such as the note of a stream's life, that is younger than that when its node crashes.
+const REGISTERED_AFTER: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_the_broker_changes_no_position() {
+    const COUNT: u64 = 30_000;
+    let mut node = RabbitMq::start().expect("RabbitMQ starts");
+    let raw = Raw::connect(node.uri()).await;
+    raw.stream("crashed", None).await;
+    let rabbit = connector(node.uri());
+    let source = rabbit.source(stream_spec("crashed")).expect("a source");
+    let sink = rabbit.sink(to_stream("crashed")).expect("a sink");
+    write(&*sink, "crashed", 0..COUNT / 2, 200).await;
+    let mut reader = at(&*source, Start::Earliest).await;
+    let (incarnation, shard) = (reader.incarnation(), source.shards().borrow()[0].clone());
+    let mut events = read(&mut *reader, 1_000).await;
+    sleep(REGISTERED_AFTER).await;
+    if node.kill().is_err() {
+        return; // An external broker is not ours to stop.
+    }
+    node = tokio::task::spawn_blocking(move || {
+        node.restart().expect("the node comes back");
+        node
+    })
+    .await
+    .expect("the node comes back");
+    // What was on its way may still come, and then the reader says that it is over.
+    let end = Instant::now() + PATIENCE;
+    while let Ok(batch) = timeout(PATIENCE, reader.read()).await.expect("an answer") {
+        events.extend(batch.events);
+        assert!(Instant::now() < end, "the reader survived its broker");
+    }
+    let cursor = Position { incarnation, offset: events.last().expect("some").offset };
+    // One that knows nothing of before finds the same life.
+    let other = connector(node.uri());
+    let theirs = other.source(stream_spec("crashed")).expect("a source");
+    let end = Instant::now() + PATIENCE;
+    let there = loop {
+        match theirs.open(&shard, Start::After(cursor)).await {
+            Ok(there) => break there,
+            Err(SourceError::Transient(_)) if Instant::now() < end => sleep(Duration::from_millis(100)).await,
+            Err(error) => panic!("after the crash {error:?}"),
+        }
+    };
+    assert_eq!(there.incarnation(), incarnation);
+    // It may have been the first to ask who reads this.
+    drop((there, theirs, other));
+    reader = at(&*source, Start::After(cursor)).await;
+    events.extend(read(&mut *reader, 1_000).await);
+    write(&*sink, "crashed-again", COUNT / 2..COUNT, 200).await;
+    while events.len() < usize::try_from(COUNT).expect("small") {
+        events.extend(read(&mut *reader, 1).await);
+    }
+    assert_eq!(numbers(&events), (0..COUNT).collect::<Vec<_>>(), "every one once, in order");
+}
+
 async fn positions(raw: &Raw, rabbit: &RabbitMqConnector) {
     raw.stream("positions", None).await;
     let source = rabbit.source(stream_spec("positions")).expect("a source");
