@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Beside rustup's toolchain: a C and C++ compiler for the crypto and Kafka libraries, and OpenSSL's headers for Kafka over TLS.
 NEEDS = cargo cc c++ make perl pkg-config
 
-.PHONY: up test lint deny unit system soak faults bench needs test-needs clean
+.PHONY: up test lint deny unit system soak faults mutants bench needs test-needs clean
 
 up: needs
 	$(CARGO) build --release --package longhaul
@@ -49,6 +49,15 @@ soak: needs
 # Proof that the simulator bites: planted faults, one build for each, and how many seeds it took to catch them.
 faults: needs
 	$(CARGO) run --release --quiet --package longhaul-sim --bin longhaul-faults
+
+# How many small changes of the flow protocol and of the decisions their own tests notice; half an hour. What is missed is written down in
+# crates/longhaul-sim/faults/README.md.
+MUTANTS = $(shell command -v cargo-mutants || echo .cache/mutants/bin/cargo-mutants)
+mutants: needs
+	@test -x $(MUTANTS) || $(CARGO) install cargo-mutants --locked --quiet --root .cache/mutants
+	export PROPTEST_DISABLE_FAILURE_PERSISTENCE=1; for crate in longhaul-route longhaul-flow; do \
+	    $(MUTANTS) mutants --package $$crate --test-package $$crate --timeout 60 --output .cache/mutants/$$crate $(ARGS); \
+	    case $$? in 0|2|3) ;; *) exit 1 ;; esac; done
 
 bench: needs
 	$(CARGO) bench --package longhaul-benches --package longhaul-bench-congestion $(ARGS)

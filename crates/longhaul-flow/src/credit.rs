@@ -286,6 +286,24 @@ mod tests {
     }
 
     #[test]
+    fn a_long_link_needs_a_larger_window() {
+        let mut grant = grant(BYTES_CAP_MAX);
+        grant.set_rtt(MS * 1_000);
+        pass(&mut grant, MS * 1_500, 256 << 10, MS);
+        assert_eq!(grant.window(), 2 * BYTES_START, "a window in less than two round trips");
+    }
+
+    #[test]
+    fn nothing_overdraws_when_either_credit_is_spent() {
+        let mut events = grant(BYTES_CAP_MAX);
+        events.keep(MS, EVENTS_START as u32, 10);
+        assert!(!events.admits(1, 1));
+        let mut bytes = grant(BYTES_CAP_MAX);
+        bytes.keep(MS, 1, BYTES_START as u32);
+        assert!(!bytes.admits(1, 1));
+    }
+
+    #[test]
     fn a_sink_that_falls_behind_halves_it_once_per_window() {
         let mut grant = grant(BYTES_CAP_MAX);
         let mut now = MS;

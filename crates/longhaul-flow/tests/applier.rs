@@ -389,3 +389,21 @@ fn an_idle_flow_drains_at_once() {
     closed.handle_drain(MS);
     assert_eq!((closed.state(), outputs(&mut closed)), (ApplierState::Drained, vec![]));
 }
+
+#[test]
+fn a_drain_before_the_sink_is_open_gives_the_path_up_at_once() {
+    let mut applier = Subject::new(ApplierConfig::default());
+    applier.handle_open(MS, 1, 1).expect("the first epoch");
+    applier.handle_drain(MS);
+    assert_eq!(outputs(&mut applier), [reset(ResetCode::Draining)]);
+    assert_eq!(applier.state(), ApplierState::Drained);
+}
+
+#[test]
+fn a_drain_drops_what_came_early() {
+    let mut applier = serving(Some(at(4)));
+    assert_eq!(batch(&mut applier, span(6, 7), "c"), Offer::Held);
+    assert_eq!((applier.held(), applier.outstanding()), (1, (1, 10)));
+    applier.handle_drain(MS);
+    assert_eq!((applier.held(), applier.outstanding()), (0, (0, 0)));
+}

@@ -245,9 +245,24 @@ impl Story {
             "spoilt datagrams" => weather.spoil = share,
             _ => weather.payload_max = 1280 - 28,
         });
+        // A link that has just found a larger path when it shrinks loses all that it begins with, and quinn may need longer than 3 s to see
+        // why (seed 1485): it is given up and dialled anew. A link that has been up for a while must not end.
+        if name == "path of 1280 bytes" && !self.stands_between(from, to) {
+            self.excuse_links(from, to, now, now + DEAD_AFTER + SECOND);
+        }
         if share >= HARD_LOSS && name == "much loss" {
             self.excuse(from, to, now, u64::MAX);
         }
+    }
+
+    fn stands_between(&self, a: usize, b: usize) -> bool {
+        let between = |link: &(usize, usize)| *link == (a, b) || *link == (b, a);
+        (0..LINKS.len()).filter(|link| between(&LINKS[*link])).all(|link| self.world.stands(link))
+    }
+
+    fn excuse_links(&mut self, a: usize, b: usize, from: u64, until: u64) {
+        let between = |link: &(usize, usize)| *link == (a, b) || *link == (b, a);
+        self.excused.extend((0..LINKS.len()).filter(|link| between(&LINKS[*link])).map(|link| (link, from, until)));
     }
 
     /// Links between two routers may end from then until then.
@@ -280,7 +295,7 @@ impl Story {
     }
 
     async fn finish(self) -> Outcome {
-        let Self { world, faults, done, excused, .. } = self;
+        let Self { world, faults, done, excused, fair, .. } = self;
         let healed = world.net.now();
         let books = world.books.clone();
         if !world.until(BACK_WITHIN, |world| (0..LINKS.len()).all(|link| world.stands(link))).await {
@@ -291,7 +306,14 @@ impl Story {
             let came: Vec<_> = (0..LINKS.len()).map(|link| books.came(link)).collect();
             books.blame(format!("not everything has come after {DONE_WITHIN:?}: {came:?}"));
         }
-        for note in books.notes().iter().filter(|note| matches!(note.change, Change::Down(_))) {
+        let notes = books.notes();
+        // Whose dialler has given up right before its listener was through.
+        let given_up = |note: &Note| {
+            let refused = |other: &Note| other.link == note.link && matches!(other.change, Change::Refused(_));
+            let since = note.at.saturating_sub(2 * fair.delay + 100 * MS);
+            !note.dials && notes.iter().any(|other| refused(other) && (since..=note.at).contains(&other.at))
+        };
+        for note in notes.iter().filter(|note| matches!(note.change, Change::Down(_)) && !given_up(note)) {
             if !excused.iter().any(|(link, from, until)| note.link == *link && (*from..=*until).contains(&note.at)) {
                 books.blame(format!("without a reason: {note:?}"));
             }
@@ -304,7 +326,8 @@ impl Story {
         if left != (0, 0) {
             books.blame(format!("tasks and datagrams that are left: {left:?}"));
         }
-        let (notes, again, wrong) = (books.notes(), books.again(), books.wrong());
+        let (again, wrong) = (books.again(), books.wrong());
+        let notes = books.notes();
         Outcome { faults, tally: net.tally(), notes, packets: net.log(), deeds: done, back_after, again, most, wrong }
     }
 }
