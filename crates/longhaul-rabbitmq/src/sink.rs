@@ -16,6 +16,7 @@ use longhaul_topology::{FlowKey, SinkKind};
 use crate::client::{Client, Role};
 use crate::fault::{Fault, is_not_found};
 use crate::lock::Lock;
+use crate::stream::tap::{Place, Tap};
 use crate::writer::{CursorCell, FlowWriter, Limits, Target};
 use crate::{cell, cursor, names};
 
@@ -83,7 +84,13 @@ impl RabbitSink {
                 (asked.await, what)
             }
         };
-        asked.map_err(|error| missing(&error, &what, &connection.status().vhost()))
+        asked.map_err(|error| missing(&error, &what, &connection.status().vhost()))?;
+        // RabbitMQ (3.10) that has just started confirms what it is given for a stream that it has not found yet, and drops it. A stream that can
+        // be read has been found.
+        if let Some(stream) = self.target.queue.as_ref().filter(|_| self.target.is_stream) {
+            Tap::open(connection, stream, Place::Last, 1).await?;
+        }
+        Ok(())
     }
 }
 

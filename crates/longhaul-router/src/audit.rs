@@ -212,6 +212,14 @@ impl Audit {
         }
     }
 
+    /// What is under way will not be sent again, and nobody will know whether it arrived.
+    pub(crate) fn forsake(&mut self) {
+        for run in self.open.iter_mut().flat_map(|entry| &mut entry.runs).filter(|run| run.fate == Fate::Delivered) {
+            run.fate = Fate::Dropped;
+        }
+        self.settle_all();
+    }
+
     /// What is under way is void: as far as it is not settled, it will be read again.
     pub(crate) fn void(&mut self) {
         self.open.clear();

@@ -94,7 +94,7 @@ struct Driver {
     opening: Option<BoxFuture<'static, Opened>>,
     resume: Option<Position>,
     /// Where it begins when the destination has no cursor, or has lost it: where this flow first began, because to begin at the newest event
-    /// once more would pass over what came in between. A destination that has no cursors gets on from what it had.
+    /// once more would pass over what came in between. What may arrive once at most goes on behind what was sent.
     begun: Option<Position>,
     encoder: BatchEncoder,
     verdicts: Vec<Result<(), Refusal>>,
@@ -289,9 +289,6 @@ impl Driver {
     }
 
     fn release(&mut self, floor: u64) {
-        if self.flow.route.route().guarantee == Guarantee::AtMostOnce {
-            self.begun = Some(Position { incarnation: self.incarnation, offset: floor });
-        }
         self.member.release(self.incarnation, floor);
     }
 
@@ -308,6 +305,13 @@ impl Driver {
     fn seek(&mut self, resume: Option<Position>) {
         (self.cursor, self.gap_waits) = (Cursor::None, None);
         self.resume = resume;
+        if self.is_sent_once() && self.begun.is_some() {
+            let sent = Position { incarnation: self.incarnation, offset: self.next.wrapping_sub(1) };
+            // What was sent and is not confirmed is not sent again.
+            self.audit.forsake();
+            (self.begun, self.resume) = (Some(sent), resume.filter(|resume| resume.incarnation != sent.incarnation));
+        }
+        let resume = self.resume;
         match resume {
             Some(position) if self.member.holds(position) && !self.is_before_gap(position) => {
                 self.cursor = Cursor::Ring;
@@ -319,6 +323,10 @@ impl Driver {
                 self.opening = Some(base.map(|(incarnation, base)| Opened::Base(incarnation, base)).boxed());
             }
         }
+    }
+
+    fn is_sent_once(&self) -> bool {
+        self.flow.route.route().guarantee == Guarantee::AtMostOnce
     }
 
     fn open_reader(&mut self) {
@@ -340,8 +348,11 @@ impl Driver {
             }
             Opened::Base(incarnation, base) => {
                 self.cursor = Cursor::Ring;
-                match self.resume {
-                    Some(position) if self.member.holds(position) => self.seeked(incarnation, position.offset, false),
+                let sent = self.begun.filter(|sent| self.is_sent_once() && sent.incarnation == incarnation);
+                match self.resume.or(sent) {
+                    Some(position) if self.member.holds(position) => {
+                        self.seeked(incarnation, position.offset, self.resume.is_none());
+                    }
                     // Another life of the queue: what was not released came again, so a new chain begins.
                     _ => self.seeked(incarnation, base.wrapping_sub(1), true),
                 }

@@ -185,3 +185,35 @@ async fn a_destination_that_loses_everything_gets_everything_again() {
         mesh.stop().await;
     }
 }
+
+/// What was sent is not sent again, whatever becomes of it; and the books say so.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_most_once_repeats_nothing() {
+    let (source, sink) = (Broker::new(38, true, &["a"]), Broker::new(39, true, &[]));
+    sink.faults(|faults| (faults.write, faults.commit, faults.open) = (30, 30, 30));
+    let mut once = route("r", &[0]);
+    once.guarantee = longhaul_topology::Guarantee::AtMostOnce;
+    let mesh = TestMesh::new(source, vec![sink], vec![once]).start().await;
+    let arrived = |number: usize| mesh.sinks[0].written("r", "a").contains(&format!("a:{number}"));
+    for step in 0..10 {
+        mesh.source.publish("a", step * 100..(step + 1) * 100);
+        wait_for("it to be read", &mesh, || mesh.source.read("a") >= (step + 1) * 100).await;
+        mesh.cut_links().await;
+    }
+    mesh.sinks[0].faults(|faults| (faults.write, faults.commit, faults.open) = (0, 0, 0));
+    // Some may still go into a link that is gone.
+    let mut last = 1_000;
+    while !arrived(last - 1) {
+        assert!(last < 1_500, "nothing comes any more");
+        mesh.source.publish("a", last..last + 1);
+        last += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let written = mesh.sinks[0].written("r", "a");
+    assert_eq!(without_repeats(&written), written);
+    let at_rest = || mesh.eu().flows().iter().all(|flow| flow.audit.under_way == 0);
+    wait_for("the books to be closed", &mesh, at_rest).await;
+    let flow = mesh.eu().flows().pop().expect("a flow");
+    assert!(flow.audit_balanced && flow.audit.read == last as u64, "{last} were published: {flow:#?}");
+    mesh.stop().await;
+}
