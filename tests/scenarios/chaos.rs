@@ -1,8 +1,9 @@
-//! Chaos on the full mesh: Kafka, RabbitMQ and NATS JetStream in three regions, every region sends to the two others, and every five seconds
-//! something is killed, paused, cut, made to lose packets, or reloaded. After healing: nothing lost, order per key kept, repeats only under
-//! an identity already seen, memory inside the budget, no panic; and a table of what was done and what was seen.
+//! Chaos on the full mesh: Kafka, RabbitMQ and NATS JetStream in three regions, two routers for each, every region sends to the two others,
+//! and every five seconds something is killed, paused, cut, made to lose packets, or reloaded. After healing: nothing lost, order per key
+//! kept, no repeat at all on effectively-once routes and others only under an identity already seen, memory inside the budget, every audit
+//! balanced, no panic; and a table of what was done and what was seen.
 //!
-//! `LONGHAUL_CHAOS_SECONDS` says for how long (60), `LONGHAUL_CHAOS_SEED` with which dice (the clock).
+//! `LONGHAUL_CHAOS_SECONDS` says for how long (120), `LONGHAUL_CHAOS_SEED` with which dice (the clock).
 
 #![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
 
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use longhaul_test_brokers::{kafka, nats, rabbitmq};
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Kafka, Nats, RabbitMq};
 use longhaul_tests::judge::{Compare, judge};
 use longhaul_tests::mesh::Mesh;
@@ -19,6 +21,9 @@ use longhaul_tests::started;
 use longhaul_tests::wait::until;
 
 const REGIONS: [&str; 3] = ["ap", "eu", "us"];
+const ROUTERS: [&str; 6] = ["ap", "ap/2", "eu", "eu/2", "us", "us/2"];
+/// Each region to each router of the others.
+const LINKS: usize = 12;
 /// One fault per step; it is undone at the step's end.
 const STEP: Duration = Duration::from_secs(5);
 const BURST_EVERY: Duration = Duration::from_millis(500);
@@ -28,12 +33,14 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const BUDGET: f64 = 64.0 * 1024.0 * 1024.0;
 const TOPICS: [&str; 3] = ["insights.daily", "orders.placed", "invoices.sent"];
 
-const ROUTES: [&str; 3] = [
+const ROUTES: [&str; 4] = [
     "name: from-eu
 from: {region: eu, broker: events, topics: [\"orders.>\"]}
-to:
-  - {region: us, broker: events, exchange: events, topic: \"eu.{topic}\"}
-  - {region: ap, broker: events, topic: \"eu.{topic}\"}",
+guarantee: effectively-once
+to: [{region: ap, broker: events, topic: \"eu.{topic}\"}]",
+    "name: from-eu-to-us
+from: {region: eu, broker: events, topics: [\"orders.>\"]}
+to: [{region: us, broker: events, exchange: events, topic: \"eu.{topic}\"}]",
     "name: from-us
 from: {region: us, broker: events, exchange: events, topics: [\"invoices.>\"]}
 to:
@@ -41,10 +48,12 @@ to:
   - {region: ap, broker: events, topic: \"us.{topic}\"}",
     "name: from-ap
 from: {region: ap, broker: events, topics: [\"insights.>\"]}
-to:
-  - {region: eu, broker: events, topic: \"ap.{topic}\"}
-  - {region: us, broker: events, exchange: events, topic: \"ap.{topic}\"}",
+guarantee: effectively-once
+to: [{region: eu, broker: events, topic: \"ap.{topic}\"}]",
 ];
+const FROM_AP_TO_US: &str = "name: from-ap-to-us
+from: {region: ap, broker: events, topics: [\"insights.>\"]}
+to: [{region: us, broker: events, exchange: events, topic: \"ap.{topic}\"}]";
 /// Comes and goes with reloads.
 const EXTRA: &str = "name: extra
 from: {region: eu, broker: events, topics: [\"nothing.>\"]}
@@ -79,10 +88,10 @@ impl Dice {
 
     fn fault(&mut self) -> Fault {
         match self.below(9) {
-            0 | 1 => Fault::KillRouter(self.below(3)),
-            2 => Fault::PauseRouter(self.below(3)),
-            3 | 4 => Fault::CutLink(self.below(6)),
-            5 => Fault::LossyLink(self.below(6)),
+            0 | 1 => Fault::KillRouter(self.below(ROUTERS.len())),
+            2 => Fault::PauseRouter(self.below(ROUTERS.len())),
+            3 | 4 => Fault::CutLink(self.below(LINKS)),
+            5 => Fault::LossyLink(self.below(LINKS)),
             6 | 7 => Fault::KillBroker(self.below(3)),
             _ => Fault::Reload,
         }
@@ -151,23 +160,23 @@ impl Chaos {
         let mut mesh = Mesh::new(&REGIONS).memory("64MiB");
         for (region, client) in REGIONS.iter().zip(&clients) {
             let declared = format!("{}: {{}}", client.kind());
-            mesh = mesh.broker(region, "events", &declared, &client.access());
+            mesh = mesh.broker(region, "events", &declared, &client.access()).replicas(region, 2);
         }
-        for route in ROUTES {
+        for route in ROUTES.into_iter().chain([FROM_AP_TO_US]) {
             mesh = mesh.route(route);
         }
         let mut relays = Vec::new();
         for from in REGIONS {
-            for to in REGIONS.into_iter().filter(|to| *to != from) {
+            for to in ROUTERS.into_iter().filter(|to| !to.starts_with(from)) {
                 let relay = Relay::start(&mesh.link_address(to)).await;
                 mesh = mesh.via(from, to, &relay.address());
                 relays.push(relay);
             }
         }
+        assert_eq!(relays.len(), LINKS);
         mesh.start().await;
-        for region in REGIONS {
-            mesh.wait_streaming(region).await;
-        }
+        // Four partitions of one topic for each of two routes, one stream for each of two, and two spools.
+        mesh.wait_shared_out(12).await;
         let (brokers, routes) = (Brokers { nats, kafka, rabbitmq }, mesh.routes().to_owned());
         let sent = <[Vec<Sample>; 3]>::default();
         Self { mesh, brokers, clients, relays, sent, routes, has_extra: false, used_most: 0.0 }
@@ -211,8 +220,8 @@ impl Chaos {
             tokio::time::sleep(BURST_EVERY).await;
         }
         self.undo(fault);
-        for region in REGIONS {
-            if let Some(used) = self.mesh.try_metric(region, "longhaul_memory_budget_used_bytes").await {
+        for router in ROUTERS {
+            if let Some(used) = self.mesh.try_metric(router, "longhaul_memory_budget_used_bytes").await {
                 self.used_most = self.used_most.max(used);
             }
         }
@@ -220,11 +229,11 @@ impl Chaos {
 
     fn begin(&mut self, fault: Fault) {
         match fault {
-            Fault::KillRouter(region) => {
-                self.mesh.kill(REGIONS[region]);
-                self.mesh.start_router(REGIONS[region]);
+            Fault::KillRouter(router) => {
+                self.mesh.kill(ROUTERS[router]);
+                self.mesh.start_router(ROUTERS[router]);
             }
-            Fault::PauseRouter(region) => self.mesh.process(REGIONS[region]).signal("STOP"),
+            Fault::PauseRouter(router) => self.mesh.process(ROUTERS[router]).signal("STOP"),
             Fault::CutLink(link) => self.relays[link].cut(),
             Fault::LossyLink(link) => self.relays[link].lose_one_of(20),
             Fault::KillBroker(region) => tokio::task::block_in_place(|| self.brokers.crash(region)),
@@ -238,7 +247,7 @@ impl Chaos {
 
     fn undo(&mut self, fault: Fault) {
         match fault {
-            Fault::PauseRouter(region) => self.mesh.process(REGIONS[region]).signal("CONT"),
+            Fault::PauseRouter(router) => self.mesh.process(ROUTERS[router]).signal("CONT"),
             Fault::CutLink(link) => self.relays[link].heal(),
             Fault::LossyLink(link) => self.relays[link].lose_one_of(0),
             Fault::KillRouter(_) | Fault::KillBroker(_) | Fault::Reload => {}
@@ -251,6 +260,8 @@ impl Chaos {
             let arrived = self.clients[to].consume(&topic, self.sent[from].len(), PATIENCE).await;
             let what = format!("{} to {}", self.clients[from].kind(), self.clients[to].kind());
             let verdict = judge(&what, &self.sent[from], &arrived, Compare::Content);
+            let once = [(0, 1), (1, 0)].contains(&(from, to));
+            assert!(!once || verdict.duplicates == 0, "{what} is effectively once: {verdict:?}");
             println!("  {what:<22} {:>7} events  0 lost  {:>6} repeated", verdict.events, verdict.duplicates);
         }
     }
@@ -260,8 +271,8 @@ impl Drop for Chaos {
     /// What the routers saw, where the verdict is bad.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for region in REGIONS {
-                eprintln!("== log of {region}\n{}", self.mesh.log(region));
+            for router in ROUTERS {
+                eprintln!("== log of {router}\n{}", self.mesh.log(router));
             }
         }
     }
@@ -269,7 +280,7 @@ impl Drop for Chaos {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn chaos() {
-    let length = Duration::from_secs(number("LONGHAUL_CHAOS_SECONDS").unwrap_or(60));
+    let length = Duration::from_secs(number("LONGHAUL_CHAOS_SECONDS").unwrap_or(120));
     let mut dice = Dice::new();
     let mut chaos = Chaos::start().await;
     chaos.warm_up().await;
@@ -290,8 +301,9 @@ async fn chaos() {
         chaos.used_most / f64::from(1 << 20)
     );
     assert!(chaos.used_most <= BUDGET, "{} bytes of a budget of {BUDGET}", chaos.used_most);
-    for region in REGIONS {
-        assert!(!chaos.mesh.log(region).contains("panicked"), "{}", chaos.mesh.log(region));
-        assert_eq!(chaos.mesh.terminate(region), Some(0), "{}", chaos.mesh.log(region));
+    assert_audits(&chaos.mesh, &ROUTERS).await;
+    for router in ROUTERS {
+        assert!(!chaos.mesh.log(router).contains("panicked"), "{}", chaos.mesh.log(router));
+        assert_eq!(chaos.mesh.terminate(router), Some(0), "{}", chaos.mesh.log(router));
     }
 }

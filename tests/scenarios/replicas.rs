@@ -2,8 +2,6 @@
 //! move, has its shards and its flows taken over by the other within ten seconds, and gets its share again when it is back. Nothing is lost,
 //! the order per key is kept, and nothing comes twice where the route says so.
 
-#![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,34 +109,18 @@ fn owned(flows: &[FlowView]) -> Vec<&FlowView> {
     flows.iter().filter(|flow| flow.end == End::Out).collect()
 }
 
-/// Waits until every shard of every region streams at one of its routers, and both of Kafka's have some. Returns how many there are.
+/// Waits until every shard has one owner; returns how many a region has.
 async fn shared_out(mesh: &Mesh) -> BTreeMap<String, usize> {
-    let mut last = String::new();
-    let what = "every shard has one owner";
-    until(what, PATIENCE, async || {
-        let mut owners = BTreeMap::<_, Vec<String>>::new();
-        let mut streams = true;
-        for router in mesh.routers() {
-            for flow in owned(&mesh.flows(&router).await) {
-                streams &= flow.phase == Phase::Streaming;
-                owners.entry((flow.route.clone(), flow.shard.clone())).or_default().push(router.clone());
-            }
-        }
-        let now = format!("{owners:?}");
-        if now != last {
-            println!("  {now}");
-            last = now;
-        }
-        let alone = owners.values().all(|routers| routers.len() == 1);
-        let both = ["eu", "eu/2"].iter().all(|router| owners.values().flatten().any(|owner| owner == router));
-        let mut shards = BTreeMap::new();
-        for routers in owners.values() {
-            *shards.entry(routers[0][..2].to_owned()).or_insert(0) += 1;
-        }
-        // Four partitions of one topic for each of two routes, and one stream, and one queue.
-        (streams && alone && both && shards.values().sum::<usize>() == 10).then_some(shards)
-    })
-    .await
+    // Four partitions of one topic for each of two routes, and one stream, and one queue.
+    let owners = mesh.wait_shared_out(10).await;
+    for router in ["eu", "eu/2"] {
+        assert!(owners.iter().any(|owner| owner == router), "Kafka gives something to each: {owners:?}");
+    }
+    let mut shards = BTreeMap::new();
+    for owner in owners {
+        *shards.entry(owner[..2].to_owned()).or_insert(0) += 1;
+    }
+    shards
 }
 
 /// Events into every region, a few at a time, until it is told to stop.

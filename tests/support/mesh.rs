@@ -405,6 +405,30 @@ impl Mesh {
         })
         .await;
     }
+
+    /// Waits until each of so many owned flows streams at one router of its region and no other. Returns the routers that own some, once
+    /// for each flow.
+    pub async fn wait_shared_out(&self, flows: usize) -> Vec<String> {
+        let mut last = String::new();
+        until(&format!("{flows} flows have one owner each"), Duration::from_secs(90), async || {
+            let mut owners = BTreeMap::<_, Vec<String>>::new();
+            let mut streams = true;
+            for router in self.routers() {
+                for flow in self.flows(&router).await.into_iter().filter(|flow| flow.end == longhaul_router::End::Out) {
+                    streams &= flow.phase == longhaul_router::Phase::Streaming;
+                    owners.entry((flow.route, flow.shard, flow.to)).or_default().push(router.clone());
+                }
+            }
+            let now = format!("{owners:?}");
+            if now != last {
+                eprintln!("owners: {now}");
+                last = now;
+            }
+            let alone = owners.values().all(|routers| routers.len() == 1);
+            (streams && alone && owners.len() == flows).then(|| owners.into_values().flatten().collect())
+        })
+        .await
+    }
 }
 
 impl Region {

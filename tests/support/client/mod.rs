@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use embedded::Embedded;
 pub use kafka::Kafka;
-pub use nats::Nats;
+pub use nats::{Listener, Nats};
 pub use rabbitmq::{EXCHANGE, RabbitMq, TYPED};
 
 use crate::sample::{Arrived, Sample};

@@ -1,23 +1,24 @@
 //! A NATS client: async-nats, with JetStream acknowledgements. All topics of a test lie in one stream.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use async_nats::jetstream::stream::Config;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt, TryStreamExt};
 use longhaul_test_brokers::nats;
+use tokio::task::JoinHandle;
 
 use super::{Tally, lift};
 use crate::sample::{Arrived, Sample};
 use crate::wait::until;
 
-/// The stream of every test.
+/// The stream of a test that names no other.
 const STREAM: &str = "EVENTS";
 const KEY: &str = "Longhaul-Key";
 const KEY_BASE64: &str = "Longhaul-Key-B64";
@@ -26,13 +27,59 @@ const ACKS_MAX: usize = 1_000;
 /// A client; every operation has a connection of its own.
 pub struct Nats {
     url: String,
+    stream: String,
+    atomic: bool,
+}
+
+/// Hears what is published, without any stream.
+pub struct Listener {
+    heard: Arc<Mutex<Vec<Arrived>>>,
+    task: JoinHandle<()>,
 }
 
 impl Nats {
     /// A client of that server.
     #[must_use]
     pub fn new(server: &nats::Nats) -> Self {
-        Self { url: server.url() }
+        Self { url: server.url(), stream: STREAM.to_owned(), atomic: false }
+    }
+
+    /// The same with another stream, which takes atomic batches with Longhaul's cursors.
+    #[must_use]
+    pub fn atomic(self, stream: &str) -> Self {
+        Self { stream: stream.to_owned(), atomic: true, ..self }
+    }
+
+    /// Hears everything of that subject from now on, but for what comes while the server is away.
+    ///
+    /// # Panics
+    /// When the server takes no subscription.
+    pub async fn listen(&self, subject: &str) -> Listener {
+        let client = async_nats::connect(&self.url).await.expect("the server takes connections");
+        let mut messages = client.subscribe(subject.to_owned()).await.expect("a subscription");
+        client.flush().await.expect("the server has it");
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let listening = Arc::clone(&heard);
+        let task = tokio::spawn(async move {
+            while let Some(message) = messages.next().await {
+                listening.lock().unwrap_or_else(PoisonError::into_inner).push(arrived(&message));
+            }
+        });
+        Listener { heard, task }
+    }
+
+    /// Publishes without a stream: the server has it when this returns, whoever listens.
+    ///
+    /// # Panics
+    /// When the server does not take it.
+    pub async fn produce_unconfirmed(&self, samples: &[Sample]) {
+        let client = async_nats::connect(&self.url).await.expect("the server takes connections");
+        for sample in samples {
+            let sent =
+                client.publish_with_headers(sample.topic.clone(), headers(sample), sample.payload.clone().into());
+            sent.await.expect("the client takes it");
+        }
+        client.flush().await.expect("the server has it");
     }
 
     pub(super) fn url(&self) -> &str {
@@ -44,9 +91,14 @@ impl Nats {
     }
 
     pub(super) async fn prepare(&self, topics: &[&str]) {
-        let subjects = topics.iter().map(|&topic| topic.to_owned()).collect();
-        let config = Config { name: STREAM.to_owned(), subjects, ..Config::default() };
-        self.jetstream().await.create_stream(config).await.expect("a stream");
+        let cursors = self.atomic.then(|| format!("$LONGHAUL.cursor.{}.>", self.stream));
+        let subjects: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).chain(cursors).collect();
+        // By the server's own protocol: the client's library has no word for atomic batches in this build.
+        let config = serde_json::json!({ "name": self.stream, "subjects": subjects, "allow_atomic": self.atomic });
+        let client = async_nats::connect(&self.url).await.expect("the server takes connections");
+        let made = client.request(format!("$JS.API.STREAM.CREATE.{}", self.stream), config.to_string().into()).await;
+        let made = String::from_utf8_lossy(&made.expect("the server answers").payload).into_owned();
+        assert!(!made.contains("\"error\""), "{made}");
     }
 
     pub(super) async fn produce(&self, samples: &[Sample]) {
@@ -68,7 +120,7 @@ impl Nats {
     pub(super) async fn count(&self, topic: &str) -> usize {
         // A server that has just started does not know its streams yet.
         let mut subjects = until("the stream answers", Duration::from_secs(30), async || {
-            let stream = self.jetstream().await.get_stream(STREAM).await.ok()?;
+            let stream = self.jetstream().await.get_stream(&self.stream).await.ok()?;
             stream.info_with_subjects(topic).await.ok()
         })
         .await;
@@ -79,7 +131,7 @@ impl Nats {
     }
 
     pub(super) async fn consume(&self, topic: &str, mut tally: Tally) -> Vec<Arrived> {
-        let stream = self.jetstream().await.get_stream(STREAM).await.expect("the stream");
+        let stream = self.jetstream().await.get_stream(&self.stream).await.expect("the stream");
         let config = pull::OrderedConfig {
             filter_subject: topic.to_owned(),
             deliver_policy: DeliverPolicy::All,
@@ -93,6 +145,20 @@ impl Nats {
             tally.push(arrived(&message));
         }
         tally.finish()
+    }
+}
+
+impl Listener {
+    /// What was heard so far.
+    #[must_use]
+    pub fn heard(&self) -> Vec<Arrived> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 

@@ -125,10 +125,18 @@ impl RabbitMq {
     }
 
     async fn take(&self, queue: &str, arguments: FieldTable, mut tally: Tally) -> Vec<Arrived> {
-        let (_connection, channel) = self.channel().await;
-        channel.basic_qos(1_000, BasicQosOptions::default()).await.expect("a prefetch");
-        let consumer = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), arguments);
-        let mut consumer = consumer.await.expect("a consumer");
+        let end = Instant::now() + Duration::from_secs(30);
+        let (_connection, mut consumer) = loop {
+            let (connection, channel) = self.channel().await;
+            channel.basic_qos(1_000, BasicQosOptions::default()).await.expect("a prefetch");
+            let (options, arguments) = (BasicConsumeOptions::default(), arguments.clone());
+            match channel.basic_consume(queue.into(), "".into(), options, arguments).await {
+                Ok(consumer) => break (connection, consumer),
+                Err(error) => assert!(Instant::now() < end, "{queue} is not to be read: {error}"),
+            }
+            // A node that has just started finds its streams after its port.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
         while let Ok(next) = tokio::time::timeout(tally.left(), consumer.next()).await {
             let delivery = next.expect("RabbitMQ goes on").expect("a delivery");
             delivery.ack(BasicAckOptions::default()).await.expect("an acknowledgement");
@@ -168,7 +176,9 @@ fn to_amqp(name: &str, value: &[u8]) -> AMQPValue {
 
 fn arrived(topic: String, properties: &BasicProperties, payload: Vec<u8>) -> Arrived {
     let mut headers = Vec::new();
-    for (name, value) in properties.headers().iter().flat_map(|table| table.inner()) {
+    // The broker's own, of streams; no application wrote it.
+    let given = properties.headers().iter().flat_map(|table| table.inner());
+    for (name, value) in given.filter(|(name, _)| name.as_str() != "x-stream-offset") {
         let bytes = match value {
             AMQPValue::LongString(text) => text.as_bytes().to_vec(),
             AMQPValue::ByteArray(bytes) => bytes.as_slice().to_vec(),
