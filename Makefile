@@ -44,6 +44,7 @@ soak: needs
 	LONGHAUL_SIMULATED_SEEDS=10000 $(CARGO) test --release --package longhaul-test-simulated --test seeds -- --nocapture
 	LONGHAUL_FUZZ_SECONDS=300 $(CARGO) test --release --package longhaul-tests --test fuzz -- --test-threads=1
 	LONGHAUL_CHAOS_SECONDS=600 $(CARGO) test --package longhaul-tests --test chaos -- --nocapture
+	LONGHAUL_REPEATS=20 $(CARGO) test --package longhaul-tests --test fail_over -- --nocapture
 	LONGHAUL_KILL_ROUNDS=8 LONGHAUL_EVENTS=50000 $(CARGO) test --package longhaul-tests --test guarantees -- --nocapture
 	LONGHAUL_SEVEN_DEAD_SECONDS=120 $(CARGO) test --package longhaul-tests --test seven_dead -- --nocapture
 
