@@ -1,6 +1,8 @@
-//! Two routers for each of three regions, which share Kafka, RabbitMQ and NATS: every shard has one owner; whoever is killed, while events
-//! move, has its shards and its flows taken over by the other within ten seconds, and gets its share again when it is back. Nothing is lost,
+//! Two routers for each of three regions, which share Kafka, RabbitMQ and NATS: every shard has one owner; whoever is killed or frozen, while
+//! events move, has its shards and its flows taken over by the other within ten seconds, and gets its share again when it is back. Nothing is lost,
 //! the order per key is kept, and nothing comes twice where the route says so.
+
+#![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,21 +72,17 @@ async fn replicas() {
 
     let producing = Producing::start(&clients);
     for victim in ["eu", "ap/2", "us", "eu/2", "ap", "us/2"] {
-        let region = &victim[..2];
-        let heir = if victim.contains('/') { region.to_owned() } else { format!("{region}/2") };
         mesh.kill(victim);
-        let killed = Instant::now();
-        until(&format!("{heir} has what {victim} had"), PATIENCE, async || {
-            let flows = mesh.flows(&heir).await;
-            let owned = owned(&flows);
-            (owned.len() == shards[region] && owned.iter().all(|flow| flow.phase == Phase::Streaming)).then_some(())
-        })
-        .await;
-        let took = killed.elapsed();
-        println!("{victim} was killed; {heir} had all {} shards after {:.1} s", shards[region], took.as_secs_f64());
-        assert!(took <= TAKEN_OVER_WITHIN, "{heir} took {took:?} to take over");
+        taken_over(&mesh, victim, &shards).await;
         mesh.start_router(victim);
         mesh.wait_ready(victim).await;
+        assert_eq!(shared_out(&mesh).await, shards);
+    }
+    // A frozen one has lost its shards when it wakes up, and goes on as if nothing had happened.
+    for victim in ["eu", "ap", "ap/2"] {
+        mesh.process(victim).signal("STOP");
+        taken_over(&mesh, victim, &shards).await;
+        mesh.process(victim).signal("CONT");
         assert_eq!(shared_out(&mesh).await, shards);
     }
     // A clean end gives its shards to the other one, too.
@@ -103,6 +101,22 @@ async fn replicas() {
         assert!(!mesh.log(&router).contains("panicked"), "{}", mesh.log(&router));
         assert_eq!(mesh.terminate(&router), Some(0), "{}", mesh.log(&router));
     }
+}
+
+/// Waits until the other router of the region has all that this one had.
+async fn taken_over(mesh: &Mesh, victim: &str, shards: &BTreeMap<String, usize>) {
+    let begin = Instant::now();
+    let region = &victim[..2];
+    let heir = if victim.contains('/') { region.to_owned() } else { format!("{region}/2") };
+    until(&format!("{heir} has what {victim} had"), PATIENCE, async || {
+        let flows = mesh.flows(&heir).await;
+        let owned = owned(&flows);
+        (owned.len() == shards[region] && owned.iter().all(|flow| flow.phase == Phase::Streaming)).then_some(())
+    })
+    .await;
+    let took = begin.elapsed();
+    println!("{victim} is gone; {heir} had all {} shards after {:.1} s", shards[region], took.as_secs_f64());
+    assert!(took <= TAKEN_OVER_WITHIN, "{heir} took {took:?} to take over");
 }
 
 fn owned(flows: &[FlowView]) -> Vec<&FlowView> {
