@@ -159,6 +159,7 @@ impl Clusters {
                 "{count} of {} have arrived on {topic} after {PATIENCE:?}",
                 self.events
             );
+            // Other processes move when they move; looking takes some of their time.
             std::thread::sleep(LOOK_EVERY);
         };
         let (before, after) = (wait_for(self.events / 20), wait_for(self.events));

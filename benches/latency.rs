@@ -60,6 +60,7 @@ async fn measure() {
     let (mut sync, mut one, mut across) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..EVENTS {
         sync.push(time_sync(&mut file));
+        // An idle system is measured: one thing at a time.
         tokio::time::sleep(PAUSE).await;
         one.push(publisher.time("near", &mut here).await);
         tokio::time::sleep(PAUSE).await;

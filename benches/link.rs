@@ -98,8 +98,10 @@ fn measure(sender: &Child, mut receiver: Child) -> Run {
     let started = Instant::now();
     while receiver.count() == 0 {
         assert!(started.elapsed() < START_MAX, "nothing has arrived after {START_MAX:?}");
+        // Two processes start when they start.
         std::thread::sleep(Duration::from_millis(20));
     }
+    // The rate counts once it has been found, and for as long as the window lasts.
     std::thread::sleep(WARM_UP);
     let look = |receiver: &mut Child| (Instant::now(), receiver.count() as f64, sender.cpu(), receiver.cpu());
     let before = look(&mut receiver);

@@ -87,6 +87,7 @@ impl Bench {
         let (before, began) = (load.read(), Instant::now());
         let mut rtts = Vec::new();
         while began.elapsed() < self.window {
+            // A round trip is a matter of the moment, so it is looked at all along.
             tokio::time::sleep(TICK).await;
             rtts.push(load.read().link.rtt);
         }
@@ -99,6 +100,7 @@ impl Bench {
     async fn alone(&self, shape: Shape, congestion: Congestion) -> Figures {
         let wire = Self::wire(shape);
         let load = self.load(Some(&wire), congestion).await;
+        // The rate counts once it has been found.
         tokio::time::sleep(WARM_UP).await;
         self.measure(&load).await
     }
@@ -142,8 +144,10 @@ impl Bench {
         for (word, congestion) in ALL {
             let wire = Self::wire(self.shape());
             let one = self.load(Some(&wire), congestion).await;
+            // One has the path when the other comes.
             tokio::time::sleep(Duration::from_secs(2)).await;
             let other = self.load(Some(&wire), congestion).await;
+            // They take their time to share it.
             tokio::time::sleep(SETTLE).await;
             let (one, other) = tokio::join!(long.measure(&one), long.measure(&other));
             let jain = (one.mbit + other.mbit).powi(2) / 2.0 / (one.mbit.powi(2) + other.mbit.powi(2));
@@ -168,6 +172,7 @@ impl Bench {
                         break;
                     }
                 };
+                // They take their time to share the path.
                 tokio::time::sleep(SETTLE).await;
                 let (before, began) = (tcp.arrived(), Instant::now());
                 let ours = long.measure(&load).await;
@@ -191,9 +196,11 @@ impl Bench {
             for (word, congestion) in ALL {
                 let wire = Self::wire(self.shape());
                 let mut load = self.load(Some(&wire), congestion).await;
+                // The rate counts once it has been found.
                 tokio::time::sleep(WARM_UP).await;
                 let before = self.measure(&load).await.mbit;
                 wire.reshape(self.shape().cut());
+                // For as long as the path is narrow.
                 tokio::time::sleep(Duration::from_secs(seconds)).await;
                 wire.reshape(self.shape());
                 let healed = Instant::now();
@@ -220,6 +227,7 @@ impl Bench {
         for _ in 0..LOOPBACK_TURNS {
             for (at, (_, congestion)) in ALL.iter().enumerate() {
                 let load = self.load(None, *congestion).await;
+                // Slow start is over.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 best[at] = best[at].max(self.measure(&load).await.mbit);
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use longhaul_link::certs::{self, Pem, RouterCert};
 use longhaul_link::{Dialer, Identity, LinkConfig, LinkError, Listener, WindowHint};
-use longhaul_tests::http::{assert_exactly, count, get_status, numbers, publish_numbers, try_publish, wait_count};
+use longhaul_tests::http::{assert_exactly, count, get_status, numbers, publish_numbers, publish_steadily, wait_count};
 use longhaul_tests::mesh::{MESH, Mesh};
 use longhaul_tests::relay::Relay;
 use longhaul_tests::wait::until;
@@ -32,16 +32,6 @@ struct Scene {
     folder: TempDir,
 }
 
-async fn produce(broker: String, published: Arc<AtomicU64>, stop: Arc<AtomicBool>) {
-    while !stop.load(Ordering::Relaxed) {
-        let next = published.load(Ordering::Relaxed);
-        assert!(try_publish(&broker, "orders.new", next..next + 10, 100).await, "the source takes everything");
-        published.store(next + 10, Ordering::Relaxed);
-        // A steady load, not a flood.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 fn route(name: &str, from: &str, to: &str, broker: &str) -> String {
     format!(
         "name: {name}\nfrom: {{region: {from}, broker: events, topics: [\"orders.>\"]}}\n\
@@ -57,7 +47,7 @@ impl Scene {
         mesh.start().await;
         mesh.wait_streaming("c").await;
         let (published, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let producer = tokio::spawn(produce(source, Arc::clone(&published), Arc::clone(&stop)));
+        let producer = tokio::spawn(publish_steadily(source, Arc::clone(&published), Arc::clone(&stop)));
         let folder = tempfile::Builder::new().prefix("longhaul-test-").tempdir().expect("a temporary folder");
         Self { mesh, destination, published, stop, producer, folder }
     }

@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use longhaul_link::certs::{self, RouterCert};
 use longhaul_link::{Class, Dialer, Identity, InLink, LinkConfig, LinkError, Listener, OutLink, WindowHint};
 use longhaul_route::RouteTable;
-use longhaul_tests::http::{assert_exactly, numbers, try_publish, wait_count};
+use longhaul_tests::http::{assert_exactly, numbers, publish_steadily, wait_count};
 use longhaul_tests::mesh::{MESH, Mesh};
 use longhaul_tests::wait::until;
 use longhaul_wire::{BATCH_HEADER_BYTES, FlowOpen, Frame};
@@ -43,16 +43,6 @@ struct Hostile {
     route_hash: u64,
 }
 
-async fn produce(broker: String, published: Arc<AtomicU64>, stop: Arc<AtomicBool>) {
-    while !stop.load(Ordering::Relaxed) {
-        let next = published.load(Ordering::Relaxed);
-        assert!(try_publish(&broker, "orders.new", next..next + 10, 100).await, "the source takes everything");
-        published.store(next + 10, Ordering::Relaxed);
-        // A steady load, not a flood.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 fn route(name: &str, from: &str, to: &str) -> String {
     format!(
         "name: {name}\nfrom: {{region: {from}, broker: events, topics: [\"orders.>\"]}}\n\
@@ -72,7 +62,7 @@ impl Scene {
     /// Begins to publish on a mesh that runs.
     fn over(mesh: Mesh, source: String, destination: String, folder: TempDir) -> Self {
         let (published, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let producer = tokio::spawn(produce(source, Arc::clone(&published), Arc::clone(&stop)));
+        let producer = tokio::spawn(publish_steadily(source, Arc::clone(&published), Arc::clone(&stop)));
         Self { mesh, destination, published, stop, producer, folder }
     }
 

@@ -3,6 +3,8 @@
 //! Events of these helpers carry a number as data, so that what arrived can be judged without keeping what was sent.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -145,4 +147,18 @@ pub fn assert_exactly(found: &[u64], expected: Range<u64>) {
 /// The status of a URL, or `None` when nobody answers.
 pub async fn get_status(url: &str) -> Option<u16> {
     call("GET", url, &[], "").await.map(|(status, _)| status)
+}
+
+/// Publishes ten events after the other to `orders.new` until it is told to stop, and says how many there are so far.
+///
+/// # Panics
+/// When the broker does not take them.
+pub async fn publish_steadily(broker: String, published: Arc<AtomicU64>, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        let next = published.load(Ordering::Relaxed);
+        assert!(try_publish(&broker, "orders.new", next..next + 10, 100).await, "the source takes everything");
+        published.store(next + 10, Ordering::Relaxed);
+        // A steady load, not a flood.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -2,14 +2,13 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::Write;
 use std::time::Duration;
 
 use longhaul_broker::{Connector, Gap, Health, SinkError, SourceError};
 use longhaul_embedded::{Embedded, EmbeddedError};
 use longhaul_event::{Position, Start};
-use support::{access, context, event, flow, read, reader, sink, source, start, try_start, writer};
+use support::{access, context, event, flow, kill_after, read, reader, sink, source, start, try_start, writer};
 
 #[tokio::test]
 async fn a_stop_and_a_drop_keep_all() {
@@ -243,19 +242,7 @@ async fn child_that_writes_until_it_is_killed() {
 async fn a_killed_process_has_lost_nothing_that_was_confirmed() {
     let folder = tempfile::tempdir().unwrap();
     for round in 1..=3 {
-        let child = std::env::current_exe().unwrap();
-        let mut child = Command::new(child)
-            .args(["--ignored", "--exact", "--nocapture", "child_that_writes_until_it_is_killed"])
-            .env("LONGHAUL_TEST_FOLDER", folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let confirmed =
-            lines.map_while(Result::ok).filter_map(|line| line.split("confirmed ").nth(1)?.parse::<u64>().ok());
-        let last = confirmed.take(40 * round).last().expect("the child confirms something");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let last = kill_after(folder.path(), "child_that_writes_until_it_is_killed", 40 * round);
 
         let broker = start(folder.path()).await;
         let opened = broker.sink(sink()).unwrap().open(&flow("a"), None).await.unwrap();

@@ -4,14 +4,13 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::Write;
 
 use longhaul_broker::{Connector, Opened, Poison, SinkError, SinkSpec};
 use longhaul_embedded::Embedded;
 use longhaul_event::{Event, Position, Start};
 use longhaul_topology::Guarantee;
-use support::{access, context, event, flow, read, reader, sink, start};
+use support::{access, context, event, flow, kill_after, read, reader, sink, start};
 
 const WRITE: u64 = 7;
 
@@ -64,18 +63,7 @@ async fn child_that_goes_on_until_it_is_killed() {
 async fn killed_again_and_again_it_has_every_event_once_and_the_cursor_behind_the_last() {
     let folder = tempfile::tempdir().unwrap();
     for round in 1..=8 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "--nocapture", "child_that_goes_on_until_it_is_killed"])
-            .env("LONGHAUL_TEST_FOLDER", folder.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let confirmed =
-            lines.map_while(Result::ok).filter_map(|line| line.split("confirmed ").nth(1)?.parse::<u64>().ok());
-        let last = confirmed.take(3 * round).last().expect("the child confirms something");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let last = kill_after(folder.path(), "child_that_goes_on_until_it_is_killed", 3 * round);
 
         let broker = start(folder.path()).await;
         let next = next(open(&broker).await.cursor);

@@ -7,8 +7,10 @@
     reason = "every test uses its part, and may fail"
 )]
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,4 +163,21 @@ pub fn parse_event(text: &str) -> (String, String, Value) {
         lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
     };
     (field("id"), field("event"), serde_json::from_str(&field("data")).unwrap())
+}
+
+/// Runs that test of this file in a process of its own, on a broker in `folder`, kills it once it has confirmed so often, and returns the
+/// last number that it confirmed.
+pub fn kill_after(folder: &Path, child: &str, confirmations: usize) -> u64 {
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", child])
+        .env("LONGHAUL_TEST_FOLDER", folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let confirmed = lines.map_while(Result::ok).filter_map(|line| line.split("confirmed ").nth(1)?.parse::<u64>().ok());
+    let last = confirmed.take(confirmations).last().expect("the child confirms something");
+    process.kill().unwrap();
+    process.wait().unwrap();
+    last
 }
