@@ -18,6 +18,9 @@ use crate::producer::{NotTaken, Outgoing, Producer};
 const INIT_MAX: Duration = Duration::from_secs(20);
 /// Longest time that the answer to a commit, or to an abort, is waited for.
 const END_MAX: Duration = Duration::from_secs(30);
+/// How long one attempt of an abort may take. A batch that is refused in mid-flight may be queued again after an abort has emptied the queues,
+/// and then waits for ever; the next attempt empties them again.
+const ABORT_TRY: Duration = Duration::from_secs(1);
 /// Deliveries are counted down without a signal.
 const SETTLE_POLL: Duration = Duration::from_micros(500);
 const ROOM_POLL: Duration = Duration::from_millis(2);
@@ -113,7 +116,7 @@ impl Transactions {
     pub(crate) fn abort(&self) -> Result<(), Failed> {
         let begun = Instant::now();
         loop {
-            match self.producer.client().abort_transaction(END_MAX) {
+            match self.producer.client().abort_transaction(ABORT_TRY) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && begun.elapsed() < END_MAX => {}
                 Err(error) => return Err(Failed { broken: true, ..self.failed("an abort", &error) }),

@@ -377,7 +377,7 @@ async fn what_the_broker_refuses_is_found_and_harms_no_neighbour() {
     let mut events = keyed(&topic(&compacted), 30, 10);
     events[14].key = None;
     let key = flow(&unique("poisoned"));
-    let mut refused = None;
+    let (mut refused, mut others) = (None, Vec::new());
     for _ in 0..5 {
         let Opened { mut writer, cursor } = open(&*sink, &key).await;
         let from = cursor.map_or(0, |cursor| usize::try_from(cursor.offset).expect("small") + 1);
@@ -393,8 +393,10 @@ async fn what_the_broker_refuses_is_found_and_harms_no_neighbour() {
             refused = results.into_iter().nth(at);
             break;
         }
+        others.push(results);
     }
-    assert_eq!(poison(refused.expect("it is found")), (14, Poison::Refused));
+    let refused = refused.unwrap_or_else(|| panic!("it is not found: {others:#?}"));
+    assert_eq!(poison(refused), (14, Poison::Refused));
     let Opened { mut writer, cursor } = open(&*sink, &key).await;
     assert_eq!(cursor, Some(at(13)), "the cursor stands before it");
     writer.write_with_cursor(events[15..].to_vec(), at(29)).await.expect("the rest is fine");
