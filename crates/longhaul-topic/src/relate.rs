@@ -9,41 +9,71 @@ use crate::pattern::{Token, canonical};
 /// several `#` in both with long runs of `*` between them need more.
 const STEPS_MAX: usize = 20_000;
 
+/// What runs of tokens lead to a place, as bits: none at all, one empty token, any other. The second alone is no topic.
+type Runs = u8;
+const NOTHING: Runs = 1;
+const EMPTY: Runs = 2;
+const TOPIC: Runs = 4;
+
 /// Whether some topic matches both. Exact.
 #[must_use]
 pub fn overlaps(a: &Filter, b: &Filter) -> bool {
     let (a, b) = (tokens(a), tokens(b));
-    // `reach[j]`: the first i tokens of a and the first j of b take some common run of tokens.
-    let mut reach = vec![false; b.len() + 1];
-    reach[0] = true;
+    // `reach[j]`: the runs of tokens that both the first i tokens of a and the first j of b take.
+    let mut reach = vec![0; b.len() + 1];
+    reach[0] = NOTHING;
     skip_many(&b, &mut reach);
     for token in &a {
-        let mut next = vec![false; b.len() + 1];
+        let mut next = vec![0; b.len() + 1];
         for j in 0..=b.len() {
-            next[j] = match token {
-                Token::Many => reach[j] || (j > 0 && next[j - 1]),
-                _ => j > 0 && reach[j - 1] && meet(*token, b[j - 1]),
+            let theirs = j.checked_sub(1).map(|before| b[before]);
+            next[j] = match (token, theirs) {
+                // Both take nothing, or anything.
+                (Token::Many, Some(Token::Many)) => free(reach[j] | next[j - 1]),
+                // Nothing, or what the other takes.
+                (Token::Many, Some(theirs)) => reach[j] | with(next[j - 1], theirs, theirs),
+                (Token::Many, None) => reach[j],
+                (ours, Some(Token::Many)) => next[j - 1] | with(reach[j], *ours, *ours),
+                (ours, Some(theirs)) => with(reach[j - 1], *ours, theirs),
+                (_, None) => 0,
             };
-            // A `#` of b takes nothing, or what this token of a takes.
-            next[j] |= j > 0 && b[j - 1] == Token::Many && (next[j - 1] || reach[j]);
         }
         reach = next;
     }
-    reach[b.len()]
+    reach[b.len()] & TOPIC != 0
 }
 
-fn skip_many(b: &[Token<'_>], reach: &mut [bool]) {
+fn skip_many(b: &[Token<'_>], reach: &mut [Runs]) {
     for j in 0..b.len() {
-        reach[j + 1] |= reach[j] && b[j] == Token::Many;
+        if b[j] == Token::Many {
+            reach[j + 1] |= reach[j];
+        }
     }
 }
 
-/// Whether some token fits both; a `#` of the other side is handled by the caller.
-fn meet(a: Token<'_>, b: Token<'_>) -> bool {
-    match (a, b) {
-        (Token::Literal(a), Token::Literal(b)) => a == b,
-        (_, Token::Many) => false,
-        _ => true,
+/// The same runs, and those with more behind them.
+fn free(runs: Runs) -> Runs {
+    if runs == 0 { 0 } else { runs | TOPIC }
+}
+
+/// The runs with one token more, which fits both.
+fn with(runs: Runs, a: Token<'_>, b: Token<'_>) -> Runs {
+    let literal = match (a, b) {
+        (Token::Literal(a), Token::Literal(b)) if a != b => return 0,
+        (Token::Literal(literal), _) | (_, Token::Literal(literal)) => Some(literal),
+        _ => None,
+    };
+    match literal {
+        _ if runs == 0 => 0,
+        Some([]) if runs == NOTHING => EMPTY,
+        Some([]) => {
+            if runs & NOTHING == 0 {
+                TOPIC
+            } else {
+                EMPTY | TOPIC
+            }
+        }
+        _ => TOPIC,
     }
 }
 
@@ -57,27 +87,31 @@ pub fn covers(a: &Filter, b: &Filter) -> bool {
     // Walk through all topics of b, keeping the set of places in a where that topic may have got to. A token that b leaves open is
     // worst for a when it is none of a's literals, so only that one is tried. Where b may repeat, the walk branches.
     let mut seen: Vec<Vec<u64>> = vec![Vec::new(); b.len() + 1];
-    let mut open = vec![(0, closure(&a, 1))];
+    let mut open = vec![(0, closure(&a, 1), NOTHING)];
     let mut steps = 0;
-    while let Some((at, places)) = open.pop() {
+    while let Some((at, places, run)) = open.pop() {
         steps += 1;
         if places == 0 || steps > STEPS_MAX {
             return false;
         }
-        // A set that holds another one is no harder to get through.
+        // A set that holds another one is no harder to get through; one that was reached by no topic proves nothing about others.
         if seen[at].iter().any(|smaller| smaller & places == *smaller) {
             continue;
         }
-        seen[at].push(places);
+        if run == TOPIC {
+            seen[at].push(places);
+        }
         match b.get(at) {
-            None if places >> a.len() & 1 == 0 => return false,
+            None if run != EMPTY && places >> a.len() & 1 == 0 => return false,
             None => {}
             Some(Token::Many) => {
-                open.push((at + 1, places));
-                open.push((at, step(&a, places, None)));
+                open.push((at + 1, places, run));
+                open.push((at, step(&a, places, None), TOPIC));
             }
-            Some(Token::One) => open.push((at + 1, step(&a, places, None))),
-            Some(Token::Literal(token)) => open.push((at + 1, step(&a, places, Some(token)))),
+            Some(Token::One) => open.push((at + 1, step(&a, places, None), TOPIC)),
+            Some(Token::Literal(token)) => {
+                open.push((at + 1, step(&a, places, Some(token)), with(run, Token::Literal(token), Token::One)));
+            }
         }
     }
     true
@@ -169,6 +203,11 @@ mod tests {
             ("#", "#", true),
             ("#.a.#", "#.b.#", true),
             ("a", "b", false),
+            // All that they share is one empty token, which is no topic.
+            ("#.", "*", false),
+            ("#.", ".#", true),
+            ("#.", "*.*", true),
+            ("*.", "#.", true),
         ] {
             assert_eq!(overlaps(&filter(a), &filter(b)), expected, "{a} {b}");
         }
@@ -187,6 +226,9 @@ mod tests {
             ("#.x.x", "#.x", false),
             ("x.#.x", "x", false),
             ("#.x.#", "*.x.>", true),
+            (".>", ".#", true),
+            ("#.", ".#", false),
+            ("#.x", "#.", false),
         ] {
             assert_eq!(covers(&filter(a), &filter(b)), expected, "{a} {b}");
         }
