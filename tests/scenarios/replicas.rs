@@ -123,13 +123,14 @@ fn owned(flows: &[FlowView]) -> Vec<&FlowView> {
     flows.iter().filter(|flow| flow.end == End::Out).collect()
 }
 
-/// Waits until every shard has one owner; returns how many a region has.
+/// Waits until every shard has one owner, and each of Kafka's routers something; returns how many a region has.
 async fn shared_out(mesh: &Mesh) -> BTreeMap<String, usize> {
-    // Four partitions of one topic for each of two routes, and one stream, and one queue.
-    let owners = mesh.wait_shared_out(10).await;
-    for router in ["eu", "eu/2"] {
-        assert!(owners.iter().any(|owner| owner == router), "Kafka gives something to each: {owners:?}");
-    }
+    let owners = until("Kafka gives something to each", PATIENCE, async || {
+        // Four partitions of one topic for each of two routes, and one stream, and one queue.
+        let owners = mesh.wait_shared_out(10).await;
+        ["eu", "eu/2"].iter().all(|router| owners.iter().any(|owner| owner == router)).then_some(owners)
+    })
+    .await;
     let mut shards = BTreeMap::new();
     for owner in owners {
         *shards.entry(owner[..2].to_owned()).or_insert(0) += 1;

@@ -18,7 +18,7 @@ const PRODUCER_BYTES_MAX: usize = 128 << 20;
 const PRODUCER_EVENTS_MAX: usize = 200_000;
 /// How long a transaction may take before the cluster aborts it. A router that dies without a successor keeps readers of the topics that
 /// it was writing waiting for that long; it is longer than most brokers need to start again.
-const TRANSACTION_MS: &str = "30000";
+pub(crate) const TRANSACTION_MS: &str = "30000";
 /// For requests of a transactional producer: so that one of them is asked again within the transaction.
 const TRANSACTION_SOCKET_MS: &str = "10000";
 /// After how long without a sign the coordinator gives a router's partitions to others: the least that brokers allow by default.

@@ -12,7 +12,7 @@ use longhaul_broker::SinkError;
 use longhaul_event::{FlowId, Position};
 use longhaul_topology::FlowKey;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -23,6 +23,7 @@ use tracing::warn;
 use crate::batch::{Batch, Pending};
 use crate::client::{Events, Offloaded, unknown_topic};
 use crate::cluster::{ASK_MAX, Cluster};
+use crate::config::TRANSACTION_MS;
 use crate::producer::NotTaken;
 use crate::topics::Topics;
 
@@ -78,11 +79,14 @@ impl Cursors {
         let (cluster, tail) = (Arc::clone(&self.cluster), slot.take());
         let read = tokio::task::spawn_blocking(move || Tail::refresh(tail, &cluster)).await;
         let read = read.map_err(|error| SinkError::Transient(format!("reading {CURSORS}: {error}")))?;
-        let tail = read.map_err(|error| {
-            if error.rdkafka_error_code().is_some_and(unknown_topic) {
-                self.topics.doubt();
+        let tail = read.map_err(|error| match error {
+            Unread::Open => SinkError::Transient(hanging()),
+            Unread::Failed(error) => {
+                if error.rdkafka_error_code().is_some_and(unknown_topic) {
+                    self.topics.doubt();
+                }
+                self.cluster.diagnosis.sink_error(&format!("reading {CURSORS}"), &error)
             }
-            self.cluster.diagnosis.sink_error(&format!("reading {CURSORS}"), &error)
         })?;
         let position = tail.position(flow);
         *slot = Some(tail);
@@ -141,6 +145,29 @@ fn decode(value: &[u8]) -> Option<Position> {
     Some(Position { incarnation, offset })
 }
 
+/// Why the topic is not read to its end.
+enum Unread {
+    /// A transaction stays open before that end.
+    Open,
+    Failed(KafkaError),
+}
+
+impl From<KafkaError> for Unread {
+    fn from(error: KafkaError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What to do about a transaction that is open for longer than any of ours may be.
+fn hanging() -> String {
+    format!(
+        "reading {CURSORS}: a transaction has been open there for {} s, and hides the cursors behind it. Kafka ends ours after {TRANSACTION_MS} ms; one that \
+         it has lost sight of (as 4.3.0 and 4.3.1 may when a partition has no leader for a moment: KAFKA-20734) is shown by \
+         `kafka-transactions.sh find-hanging` and ended by its `abort`, and what it held here is then written again",
+        READ_MAX.as_secs()
+    )
+}
+
 /// What was read of the topic so far.
 struct Tail {
     consumer: Offloaded<BaseConsumer<Events>>,
@@ -165,7 +192,7 @@ impl Tail {
     }
 
     /// Reads on to the present end; from the beginning when there is nothing yet. Blocks.
-    fn refresh(tail: Option<Box<Self>>, cluster: &Cluster) -> Result<Box<Self>, KafkaError> {
+    fn refresh(tail: Option<Box<Self>>, cluster: &Cluster) -> Result<Box<Self>, Unread> {
         let mut tail = match tail {
             Some(tail) => tail,
             None => {
@@ -192,12 +219,12 @@ impl Tail {
     }
 
     /// The bounds of the topic as it is now, once no transaction is open before that end.
-    fn stable_bounds(&self) -> Result<(u64, u64), KafkaError> {
+    fn stable_bounds(&self) -> Result<(u64, u64), Unread> {
         let (low, end) = self.ends.fetch_watermarks(CURSORS, PARTITION, ASK_MAX)?;
         let until = Instant::now() + READ_MAX;
         while self.consumer.fetch_watermarks(CURSORS, PARTITION, ASK_MAX)?.1 < end {
             if Instant::now() > until {
-                return Err(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut));
+                return Err(Unread::Open);
             }
             std::thread::sleep(STABLE_POLL);
         }

@@ -15,8 +15,9 @@ use tempfile::TempDir;
 
 use crate::{Process, cache_dir, free_port, install};
 
-/// The pinned version; runs on Java 17.
-pub const VERSION: &str = "4.3.0";
+/// The pinned version; runs on Java 17. Not 4.3: its coordinator takes a partition without a leader for one that was deleted, and calls a
+/// transaction complete whose end was never written there (KAFKA-20734); a broker that is killed in mid-commit then leaves it open for ever.
+pub const VERSION: &str = "4.2.0";
 const SCALA: &str = "2.13";
 const READY_MAX: Duration = Duration::from_secs(90);
 const STOP_MAX: Duration = Duration::from_secs(30);
