@@ -287,12 +287,13 @@ impl Pumping {
         }
     }
 
+    /// What an open transaction hides counts: it waits to be delivered, and if the transaction hangs, somebody must see it.
     fn learn_ends(&mut self) {
         let Some(statistics) = self.consumer.context().take_statistics() else { return };
         for fed in self.feeds.iter().flatten() {
             let partitions = statistics.topics.get(&fed.feed.topic).map(|topic| &topic.partitions);
             let known = partitions.and_then(|partitions| partitions.get(&fed.feed.partition));
-            let end = known.map_or(-1, |known| if known.ls_offset >= 0 { known.ls_offset } else { known.hi_offset });
+            let end = known.map_or(-1, |known| known.hi_offset);
             if let Ok(end) = u64::try_from(end) {
                 fed.feed.lane.know_end(end);
             }

@@ -218,6 +218,35 @@ async fn transactions_show_what_was_committed_and_their_markers_are_covered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_open_transaction_hides_shows_as_lag() {
+    let kafka = kafka();
+    let name = unique("hanging");
+    kafka.create_topic(&name, 1).expect("the topic can be made");
+    let (bootstrap, produced) = (kafka.bootstrap().to_owned(), name.clone());
+    let open = tokio::task::spawn_blocking(move || {
+        let producer: ThreadedProducer<DefaultProducerContext> = client(&bootstrap, &[("transactional.id", "hanging")]);
+        producer.init_transactions(PATIENCE).expect("transactions");
+        producer.begin_transaction().expect("a transaction");
+        for _ in 0..10 {
+            producer.send(BaseRecord::<(), str>::to(&produced).payload("hidden")).expect("it is queued");
+        }
+        producer.flush(PATIENCE).expect("it is written");
+        producer
+    });
+    let open = open.await.expect("the producer");
+    let connector = connector(kafka.bootstrap());
+    let events = source(&connector, &name);
+    let mut reader = earliest(&*events, &shards(&*events, 1).await[0]).await;
+    let until = Instant::now() + PATIENCE;
+    while reader.end() != Some(9) {
+        assert!(Instant::now() < until, "the end is said to be {:?}", reader.end());
+        let nothing = timeout(Duration::from_millis(100), reader.read()).await;
+        assert!(nothing.is_err(), "nothing can be read yet");
+    }
+    drop(open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_partitions_share_a_thread_new_ones_are_found_and_floors_are_committed() {
     const PARTITIONS: usize = 60;
     let kafka = kafka();
