@@ -17,7 +17,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::client::{Events, forbidden, unknown_topic};
 use crate::cluster::{ASK_MAX, Cluster, classify};
@@ -76,6 +76,7 @@ impl Pump {
             index: BTreeMap::new(),
             current: 0,
             suspect: false,
+            cut: false,
             chores_due: Instant::now() + CHORES_EVERY,
         };
         std::thread::Builder::new()
@@ -118,6 +119,8 @@ struct Pumping {
     current: usize,
     /// Whether an error came that may belong to any of the partitions.
     suspect: bool,
+    /// Whether it was that a partition's log is not what was read.
+    cut: bool,
     chores_due: Instant,
 }
 
@@ -205,6 +208,7 @@ impl Pumping {
                 let reason = self.cluster.diagnosis.source_error("reading", error);
                 self.fail_all(&reason);
             }
+            RDKafkaErrorCode::AutoOffsetReset => (self.suspect, self.cut) = (true, true),
             _ if fatal => self.fail_all(&SourceError::Transient(format!("the Kafka consumer gave up: {error}"))),
             _ => {
                 debug!(%error, "reading Kafka: every partition is checked");
@@ -302,6 +306,7 @@ impl Pumping {
 
     /// Looks where every partition's log begins and ends; `true` when the cluster did not answer, and it must be done again.
     fn check_all(&mut self) -> bool {
+        let (mut gaps, mut whole) = (0, Vec::new());
         for fed in self.feeds.iter_mut().flatten().filter(|fed| !fed.failed) {
             let Feed { topic, partition, .. } = &fed.feed;
             let shard = format!("{topic}/{partition}");
@@ -310,8 +315,14 @@ impl Pumping {
                     let (low, high) = (u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0));
                     let cursor = Position { incarnation: 0, offset: fed.feed.next.wrapping_sub(1) };
                     match classify(cursor, low, high) {
-                        Err(gap) => fed.fail(SourceError::Gap(gap)),
-                        Ok(_) => fed.assign_again(&self.consumer),
+                        Err(gap) => {
+                            gaps += 1;
+                            fed.fail(SourceError::Gap(gap));
+                        }
+                        Ok(next) => {
+                            whole.push(format!("{shard} before offset {next}"));
+                            fed.assign_again(&self.consumer);
+                        }
                     }
                 }
                 Err(error) => match error.rdkafka_error_code() {
@@ -324,6 +335,11 @@ impl Pumping {
                     _ => return true,
                 },
             }
+        }
+        if std::mem::take(&mut self.cut) && gaps == 0 && !whole.is_empty() {
+            // Positions of flows have no leader epoch, so that a flow cannot be halted here: opened again, it would go on all the same.
+            let partitions = whole.join(", ");
+            error!(partitions, "a partition that was read was cut off and written anew: what is new there is not read");
         }
         false
     }

@@ -22,6 +22,8 @@ const SCALA: &str = "2.13";
 const READY_MAX: Duration = Duration::from_secs(90);
 const STOP_MAX: Duration = Duration::from_secs(30);
 const START_TRIES: usize = 3;
+/// Number of the controller of a cluster of brokers.
+const CONTROLLER: usize = 100;
 
 /// A one-node Kafka on loopback, stopped and removed when dropped.
 #[derive(Debug)]
@@ -37,6 +39,47 @@ struct Own {
     libs: PathBuf,
     process: Option<Process>,
     sasl: Option<String>,
+}
+
+/// What a node is in its cluster.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    /// The only node, its own controller.
+    Whole,
+    /// The controller of a cluster, without a log of anybody's.
+    Controller,
+    /// A broker with that number.
+    Broker(usize),
+}
+
+/// Several brokers of one cluster, to be killed one by one, and their controller.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The brokers; each is a bootstrap server of the whole cluster.
+    pub brokers: Vec<Kafka>,
+    // Ends last, after those that ask for it.
+    _controller: Own,
+}
+
+impl Cluster {
+    /// So many brokers. Topics get as many replicas, up to the number that the option `default.replication.factor` says.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn start(brokers: usize, options: &[(&str, &str)]) -> Result<Self, String> {
+        let libs = libraries()?;
+        let (id, controller) = (cluster_id(), free_port());
+        let mut first = Own::new(&libs, &id, Role::Controller, (0, controller), None, options)?;
+        first.process = Some(first.spawn()?);
+        let start = |number| {
+            let port = free_port();
+            let own = Own::new(&libs, &id, Role::Broker(number), (port, controller), None, options)?;
+            let mut kafka = Kafka { bootstrap: format!("127.0.0.1:{port}"), own: Some(own) };
+            kafka.restart().map(|()| kafka)
+        };
+        let brokers = (1..=brokers).map(start).collect::<Result<_, String>>()?;
+        Ok(Self { brokers, _controller: first })
+    }
 }
 
 /// User and password of the SASL PLAIN listener.
@@ -90,13 +133,9 @@ impl Kafka {
     }
 
     fn launch_once(libs: &Path, options: &[(&str, &str)], user: Option<SaslUser<'_>>) -> Result<Self, String> {
-        let dir = TempDir::with_prefix("longhaul-kafka-").map_err(|e| format!("no temporary folder: {e}"))?;
-        let (port, controller) = (free_port(), free_port());
-        let sasl = user.map(|_| free_port());
-        let text = properties(dir.path(), port, controller, sasl.zip(user), options);
-        fs::write(dir.path().join("server.properties"), text).map_err(|e| e.to_string())?;
-        format_storage(libs, dir.path())?;
-        let own = Own { dir, libs: libs.to_owned(), process: None, sasl: sasl.map(|port| format!("127.0.0.1:{port}")) };
+        let ports = (free_port(), free_port());
+        let port = ports.0;
+        let own = Own::new(libs, &cluster_id(), Role::Whole, ports, user, options)?;
         let mut kafka = Self { bootstrap: format!("127.0.0.1:{port}"), own: Some(own) };
         kafka.restart()?;
         Ok(kafka)
@@ -177,10 +216,7 @@ impl Kafka {
         self.stop();
         let bootstrap = self.bootstrap.clone();
         let own = self.own.as_mut().ok_or("a Kafka from LONGHAUL_TEST_KAFKA is not ours to start")?;
-        let mut command = java(&own.libs, own.dir.path());
-        command.arg("kafka.Kafka").arg(own.dir.path().join("server.properties"));
-        let log = own.dir.path().join("server.log");
-        let mut process = Process::spawn(&mut command, &log).map_err(|e| format!("Kafka does not start: {e}"))?;
+        let mut process = own.spawn()?;
         let ready = wait(READY_MAX, || if process.is_running() { wire::serves(&bootstrap) } else { Ok(()) });
         if !process.is_running() {
             return Err(format!("Kafka ended at once:\n{}", tail(&process.output())));
@@ -192,6 +228,32 @@ impl Kafka {
 
     fn running(&mut self) -> &mut Option<Process> {
         &mut self.own.as_mut().expect("a Kafka from LONGHAUL_TEST_KAFKA is not ours to stop").process
+    }
+}
+
+impl Own {
+    /// A node with its folder, formatted and not started. Ports are those of clients and of the controller.
+    fn new(
+        libs: &Path,
+        cluster: &str,
+        role: Role,
+        ports: (u16, u16),
+        user: Option<SaslUser<'_>>,
+        options: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        let dir = TempDir::with_prefix("longhaul-kafka-").map_err(|e| format!("no temporary folder: {e}"))?;
+        let sasl = user.map(|_| free_port());
+        let text = properties(dir.path(), role, ports, sasl.zip(user), options);
+        fs::write(dir.path().join("server.properties"), text).map_err(|e| e.to_string())?;
+        format_storage(libs, dir.path(), cluster)?;
+        Ok(Self { dir, libs: libs.to_owned(), process: None, sasl: sasl.map(|port| format!("127.0.0.1:{port}")) })
+    }
+
+    fn spawn(&self) -> Result<Process, String> {
+        let dir = self.dir.path();
+        let mut command = java(&self.libs, dir);
+        command.arg("kafka.Kafka").arg(dir.join("server.properties"));
+        Process::spawn(&mut command, &dir.join("server.log")).map_err(|e| format!("Kafka does not start: {e}"))
     }
 }
 
@@ -273,12 +335,15 @@ fn pom() -> String {
     )
 }
 
-fn format_storage(libs: &Path, dir: &Path) -> Result<(), String> {
-    // 16 bytes in base64url: the clusters of one machine differ by process and count.
+/// 16 bytes in base64url: the clusters of one machine differ by process and count.
+fn cluster_id() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let id = format!("{:010}{:011}A", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    format!("{:010}{:011}A", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn format_storage(libs: &Path, dir: &Path, cluster: &str) -> Result<(), String> {
     let out = java(libs, dir)
-        .args(["kafka.tools.StorageTool", "format", "-t", &id, "-c"])
+        .args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"])
         .arg(dir.join("server.properties"))
         .output()
         .map_err(|e| format!("java: {e}"))?;
@@ -290,17 +355,30 @@ fn format_storage(libs: &Path, dir: &Path) -> Result<(), String> {
 
 fn properties(
     dir: &Path,
-    port: u16,
-    controller: u16,
+    role: Role,
+    (port, controller): (u16, u16),
     sasl: Option<(u16, SaslUser<'_>)>,
     options: &[(&str, &str)],
 ) -> String {
-    let mut listeners = format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
     let mut advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let mut listeners = match role {
+        Role::Controller => String::new(),
+        Role::Whole | Role::Broker(_) => advertised.clone(),
+    };
+    if !matches!(role, Role::Broker(_)) {
+        let comma = if listeners.is_empty() { "" } else { "," };
+        listeners.push_str(&format!("{comma}CONTROLLER://127.0.0.1:{controller}"));
+    }
+    let (roles, id) = match role {
+        Role::Whole => ("broker,controller", 1),
+        Role::Controller => ("controller", CONTROLLER),
+        Role::Broker(number) => ("broker", number),
+    };
+    let voter = if matches!(role, Role::Whole) { 1 } else { CONTROLLER };
     let mut lines = vec![
-        "process.roles=broker,controller".to_owned(),
-        "node.id=1".to_owned(),
-        format!("controller.quorum.voters=1@127.0.0.1:{controller}"),
+        format!("process.roles={roles}"),
+        format!("node.id={id}"),
+        format!("controller.quorum.voters={voter}@127.0.0.1:{controller}"),
         "controller.listener.names=CONTROLLER".to_owned(),
         "inter.broker.listener.name=PLAINTEXT".to_owned(),
         "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT"
@@ -331,7 +409,9 @@ fn properties(
         ));
     }
     lines.push(format!("listeners={listeners}"));
-    lines.push(format!("advertised.listeners={advertised}"));
+    if !matches!(role, Role::Controller) {
+        lines.push(format!("advertised.listeners={advertised}"));
+    }
     // Of two lines with one key the later wins.
     lines.extend(options.iter().map(|(key, value)| format!("{key}={value}")));
     lines.join("\n") + "\n"

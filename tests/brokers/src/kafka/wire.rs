@@ -1,6 +1,6 @@
 //! The requests that provisioning needs, spoken by hand: a Java tool for each would cost a second and a JVM every time.
 //!
-//! Only versions that Kafka 4 still speaks and that have no tagged fields: Metadata 1, `CreateTopics` 2, `DeleteTopics` 1, `CreateAcls` 1.
+//! Only versions that Kafka 4 still speaks and that have no tagged fields: Metadata 1, `CreateTopics` 4, `DeleteTopics` 1, `CreateAcls` 1.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -54,7 +54,7 @@ pub(super) fn topic_ready(bootstrap: &str, name: &str, partitions: u32) -> Resul
     Ok(())
 }
 
-/// Makes a topic with one replica.
+/// Makes a topic with as many replicas as the cluster's default says, which is one.
 pub(super) fn create_topic(
     bootstrap: &str,
     name: &str,
@@ -64,7 +64,7 @@ pub(super) fn create_topic(
     let mut body = 1_i32.to_be_bytes().to_vec();
     put_text(&mut body, name);
     body.extend(partitions.to_be_bytes());
-    body.extend(1_i16.to_be_bytes());
+    body.extend((-1_i16).to_be_bytes());
     body.extend(0_i32.to_be_bytes());
     body.extend(i32::try_from(options.len()).unwrap_or(0).to_be_bytes());
     for (key, value) in options {
@@ -73,7 +73,7 @@ pub(super) fn create_topic(
     }
     body.extend(10_000_i32.to_be_bytes());
     body.push(0);
-    let mut answer = ask(bootstrap, CREATE_TOPICS, 2, &body)?;
+    let mut answer = ask(bootstrap, CREATE_TOPICS, 4, &body)?;
     answer.i32()?;
     answer.i32()?;
     answer.text()?;
