@@ -32,7 +32,7 @@ use queue::Quarter;
 const INITIAL_WINDOW: u64 = 64 * 1024;
 /// Rounds of the largest rate that count, alone and beside others.
 const ROUNDS_ALONE: usize = 4;
-const ROUNDS_BESIDE: usize = 6;
+const ROUNDS_BESIDE: usize = 10;
 /// The queue that a flow allows itself is this many seconds, over the root of its bytes per second: 6 ms at 1 Gbit/s.
 const ALLOWANCE: f64 = 67.0;
 const SLACK_MTUS_MIN: f64 = 8.0;
@@ -152,7 +152,7 @@ impl Model {
 
     /// Seconds of queue that a flow of this rate allows itself.
     fn allowance(&self) -> f64 {
-        let most = (self.min_rtt() / 2).max(Duration::from_millis(5)).as_secs_f64();
+        let most = (self.min_rtt() / 4).max(Duration::from_millis(5)).as_secs_f64();
         (ALLOWANCE / self.rate().max(1.0).sqrt()).min(most)
     }
 

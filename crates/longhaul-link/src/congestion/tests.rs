@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::path::{Control, Got, MTU, Net, Path};
+use super::rate::{Largest, Sampler};
 use super::*;
 
 /// A tenth of the bandwidth that the controller was made for: everything in proportion, in a tenth of the time.
@@ -59,6 +60,112 @@ impl Control for Halving {
 
     fn window(&self) -> u64 {
         self.window as u64
+    }
+}
+
+/// What most servers that know BBR have, its first version: asks for what the path has delivered at most, keeps twice the path's content in
+/// flight, and takes no notice of losses ("BBR: Congestion-Based Congestion Control", ACM Queue 14, 2016).
+struct Bbr {
+    sampler: Sampler,
+    rates: Largest,
+    min_rtt: Duration,
+    min_rtt_at: Instant,
+    rounds: u64,
+    /// The rate that Startup has seen, and rounds in which it grew no more; then none.
+    startup: Option<(f64, u32)>,
+    phase: usize,
+    phase_at: Instant,
+    probe_until: Option<Instant>,
+    /// Of the path's content that it keeps in flight.
+    gain: f64,
+}
+
+impl Bbr {
+    const GAINS: [f64; 8] = [1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+    const STARTUP_GAIN: f64 = 2.89;
+    const ROUNDS: usize = 10;
+
+    fn boxed(now: Instant, gain: f64) -> Box<dyn Control> {
+        Box::new(Self {
+            gain,
+            sampler: Sampler::new(now),
+            rates: Largest::default(),
+            min_rtt: Duration::MAX,
+            min_rtt_at: now,
+            rounds: 0,
+            startup: Some((0.0, 0)),
+            phase: 2,
+            phase_at: now,
+            probe_until: None,
+        })
+    }
+
+    fn rate(&self) -> f64 {
+        self.rates.of(Self::ROUNDS)
+    }
+
+    fn product(&self) -> f64 {
+        self.rate() * self.min_rtt.as_secs_f64()
+    }
+}
+
+impl Control for Bbr {
+    fn sent(&mut self, now: Instant, bytes: u64) {
+        self.sampler.sent(now, bytes);
+    }
+
+    fn acknowledged(&mut self, _: Instant, sent: Instant, bytes: u64, _: bool, _: Duration) {
+        self.sampler.acknowledged(sent, bytes);
+    }
+
+    fn end_acknowledged(&mut self, now: Instant, in_flight: u64, limited: bool) {
+        let Some(sample) = self.sampler.sample(now, in_flight, limited) else { return };
+        let expired = now - self.min_rtt_at > seconds(10.0);
+        if sample.rtt <= self.min_rtt || expired {
+            (self.min_rtt, self.min_rtt_at) = (sample.rtt, now);
+        }
+        if expired && self.startup.is_none() {
+            self.probe_until = Some(now + seconds(0.2) + self.min_rtt);
+        }
+        if self.probe_until.is_some_and(|until| now > until) {
+            self.probe_until = None;
+        }
+        if let Some(rate) = sample.rate {
+            self.rates.take(rate, sample.limited);
+        }
+        if sample.round_ended {
+            self.rates.next_round();
+            self.rounds += 1;
+            if let Some((best, flat)) = self.startup {
+                let rate = self.rate();
+                self.startup = match rate > best * 1.25 {
+                    true => Some((rate, 0)),
+                    false => Some((best, flat + 1)).filter(|_| flat < 3),
+                };
+            }
+        }
+        // It lets go of what it asked for in excess, and no longer.
+        let over =
+            if self.phase == 1 { in_flight as f64 <= self.product() } else { now - self.phase_at > self.min_rtt };
+        if over {
+            (self.phase, self.phase_at) = ((self.phase + 1) % 8, now);
+        }
+    }
+
+    fn lost(&mut self, _: Instant, _: Instant, _: bool, _: u64) {}
+
+    fn window(&self) -> u64 {
+        let window = match (self.probe_until, self.startup) {
+            (Some(_), _) => 0.0,
+            (None, Some(_)) => Self::STARTUP_GAIN * self.product(),
+            (None, None) => self.gain * self.product(),
+        };
+        (window as u64).max(if self.rounds == 0 { 10 } else { 4 } * MTU)
+    }
+
+    fn pace(&self) -> Option<f64> {
+        let gain = if self.startup.is_some() { Self::STARTUP_GAIN } else { Self::GAINS[self.phase] };
+        Some(self.rate() * gain).filter(|rate| *rate > 0.0)
     }
 }
 
@@ -120,6 +227,25 @@ fn two_of_us_share() {
 fn a_loss_based_flow_and_we_live_beside_each_other() {
     let (ours, theirs) = beside(path(), Some(Halving::boxed()));
     assert!(ours > 0.2 && theirs > 0.2, "ours {ours:.2}, theirs {theirs:.2}");
+}
+
+#[test]
+fn a_flow_of_bbr_does_not_starve_us() {
+    // Twice the path's content, and what it keeps where acknowledgements come in heaps; it comes while we have the path for ourselves.
+    for gain in [2.0, 3.25] {
+        let mut net = Net::new(path(), 7);
+        net.model();
+        net.run(seconds(3.0));
+        let now = net.now;
+        net.sender(Bbr::boxed(now, gain));
+        // Its start takes all that it can get, and we find our way back.
+        net.run(seconds(3.0));
+        for (time, least) in [(9.0, 0.14), (30.0, 0.25)] {
+            let got = net.run(seconds(time));
+            let (ours, theirs) = (got[0].mbit() / MBIT, got[1].mbit() / MBIT);
+            assert!(ours > least && theirs > 0.25, "beside {gain}: ours {ours:.2}, theirs {theirs:.2}");
+        }
+    }
 }
 
 #[test]

@@ -7,10 +7,12 @@ use super::{HOT, Instant, Model, Phase, Sounding};
 /// Without a queue, so many losses in Startup are still taken for random ones.
 const STARTUP_LOSS: f64 = 0.15;
 const OVERLOAD_LOSS: f64 = 0.02;
-const OVERLOAD_LOSS_BESIDE: f64 = 0.04;
+const OVERLOAD_LOSS_BESIDE: f64 = 0.1;
 const OVERLOAD_MTUS: u64 = 8;
 const OVERLOAD_CUT: f64 = 0.85;
 const LOW_MIN: f64 = 0.5;
+/// Beside others the losses are theirs too: who takes no notice of losses would else press us against the wall, and its start did, for good.
+const LOW_MIN_BESIDE: f64 = 0.9;
 /// What ends a sounding of the floor of losses before its time: the path has broken down.
 const SOUNDING_LOSS: f64 = 0.5;
 /// How long one may take.
@@ -43,10 +45,14 @@ impl Model {
                 self.phase = Phase::Cruise { rounds: 0 };
             }
             _ => {
-                self.rates.keep(2);
-                self.low = (self.low * OVERLOAD_CUT).max(LOW_MIN);
+                let low_min = if self.beside_others() { LOW_MIN_BESIDE } else { LOW_MIN };
+                self.low = (self.low * OVERLOAD_CUT).max(low_min);
                 self.extra *= 0.7;
-                if !self.beside_others() && self.sounding.is_none() {
+                if self.beside_others() {
+                    return;
+                }
+                self.rates.keep(2);
+                if self.sounding.is_none() {
                     self.losses.begin_low();
                     self.sounding = Some(Sounding { from: now + self.srtt, before, rounds: 0 });
                 }

@@ -6,12 +6,11 @@ const WINDOW_MTUS_MIN: u64 = 4;
 const WINDOW_MAX: u64 = 1 << 30;
 /// Of the window in Startup, in bandwidth-delay products.
 const STARTUP_GAIN: f64 = 2.5;
-/// Beside others, the window in products of rate and round trip, which counts up to twice the shortest one.
-const BESIDE_GAIN: f64 = 0.97;
+/// Beside others, the window is the product of rate and round trip, which counts up to that many of the shortest ones.
 const BESIDE_RTTS: u32 = 2;
 /// Flows like us that took each other for greedy ones find out by sending less at about the same time: soon, and then now and then.
 const YIELD_GAIN: f64 = 0.75;
-const UP_GAIN: f64 = 1.25;
+const UP_GAIN: f64 = 1.5;
 
 impl Model {
     pub(super) fn set_window(&mut self, acknowledged: u64) {
@@ -39,6 +38,6 @@ impl Model {
 
     /// Beside others a window for the shortest round trip would starve: the queue is theirs, and there is no getting past it.
     pub(super) fn beside_window(&self) -> f64 {
-        self.rate() * self.srtt.min(self.min_rtt() * BESIDE_RTTS).as_secs_f64() * BESIDE_GAIN
+        self.rate() * self.srtt.min(self.min_rtt() * BESIDE_RTTS).as_secs_f64()
     }
 }
