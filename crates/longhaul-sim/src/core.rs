@@ -28,15 +28,40 @@ pub(crate) enum End {
 /// What reaches a process; a paused one gets it when it wakes.
 #[derive(Debug)]
 pub(crate) enum Message {
-    Control { conn: u64, bytes: Bytes },
-    Parcel { conn: u64, bytes: Bytes },
-    Closed { conn: u64 },
-    Dialled { conn: u64 },
-    Dial { region: usize },
-    Answer { end: End, session: u64, answer: Answer },
-    Timer { end: End },
+    Control {
+        conn: u64,
+        bytes: Bytes,
+    },
+    Parcel {
+        conn: u64,
+        bytes: Bytes,
+    },
+    Closed {
+        conn: u64,
+    },
+    Dialled {
+        conn: u64,
+    },
+    Dial {
+        region: usize,
+    },
+    Answer {
+        end: End,
+        session: u64,
+        answer: Answer,
+    },
+    Timer {
+        end: End,
+    },
     Owns,
     OwnsNoMore,
+    /// The route of a flow is not declared any more, or it is again.
+    Withdrawn {
+        flow: usize,
+    },
+    Declared {
+        flow: usize,
+    },
     Exit,
 }
 

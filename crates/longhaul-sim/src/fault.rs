@@ -17,6 +17,8 @@ pub enum Fault {
     RouterPause { router: usize, still: Duration },
     /// The shards of a region get another owner, while the old one does not know it yet.
     Takeover { region: usize },
+    /// A reload withdraws a route and the next one brings it back; each router hears of both in its own time.
+    Reload { flow: usize, away: Duration },
     /// The budget of a router is divided anew.
     Budget { router: usize, bytes_cap: u64 },
     /// A broker dies and comes back with all that it had confirmed.
@@ -66,6 +68,7 @@ impl Fault {
             Self::RouterStop { .. } => "router stop",
             Self::RouterPause { .. } => "router pause",
             Self::Takeover { .. } => "takeover",
+            Self::Reload { .. } => "route withdrawn",
             Self::Budget { .. } => "budget divided anew",
             Self::BrokerCrash { .. } => "broker crash",
             Self::TailLost { .. } => "tail lost",
@@ -89,11 +92,12 @@ impl Fault {
     }
 
     /// Every name: one that is never injected in a run is a hole in the run. The last ones are consequences that the world counts.
-    pub const NAMES: [&'static str; 29] = [
+    pub const NAMES: [&'static str; 30] = [
         "router crash",
         "router stop",
         "router pause",
         "takeover",
+        "route withdrawn",
         "budget divided anew",
         "broker crash",
         "tail lost",
@@ -126,6 +130,12 @@ impl Fault {
 pub(crate) fn faults(plan: &Plan, rng: &mut Rng) -> Vec<(Duration, Fault)> {
     let count = if rng.one_in(12) { 0 } else { rng.between(1, 9) };
     let mut faults: Vec<_> = (0..count).map(|_| (rng.ms(200, 25_000), choose(plan, rng))).collect();
+    // Drawn last: the other faults of a seed do not depend on it.
+    let flow = rng.below(plan.flows.len());
+    if rng.one_in(8) && plan.shards[plan.flows[flow].shard].replayable {
+        let reload = |rng: &mut Rng| (rng.ms(200, 20_000), Fault::Reload { flow, away: rng.ms(0, 5_000) });
+        faults.extend((0..rng.between(1, 5)).map(|_| reload(rng)));
+    }
     faults.sort_by_key(|(at, _)| *at);
     faults
 }

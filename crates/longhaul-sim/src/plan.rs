@@ -232,6 +232,12 @@ impl Plan {
         self.kinds[broker] == Kind::Queue
     }
 
+    /// Whether a broker is a JetStream.
+    #[must_use]
+    pub fn is_stream(&self, broker: usize) -> bool {
+        matches!(self.kinds[broker], Kind::JetStreamAtomic | Kind::JetStreamMessageIds)
+    }
+
     /// Whether a broker leaves out what has a message id that it has seen lately.
     #[must_use]
     pub fn deduplicates(&self, broker: usize) -> bool {

@@ -1,6 +1,6 @@
 //! A router process: its links, its owning and applying flows. Dispatches what reaches it, and says nothing of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
 use longhaul_flow::ResetCode;
@@ -29,6 +29,8 @@ pub(crate) struct Router {
     /// Links that this router dialled: connection, peer, region of the peer.
     links: Vec<(u64, usize, usize)>,
     bytes_cap: u64,
+    /// Flows whose route is not declared here, for now.
+    pub withdrawn: BTreeSet<usize>,
     /// Drains, and takes no new flows.
     pub stopping: bool,
 }
@@ -47,6 +49,7 @@ impl Router {
             shards: BTreeMap::new(),
             links: Vec::new(),
             bytes_cap,
+            withdrawn: BTreeSet::new(),
             stopping: false,
         }
     }
@@ -83,7 +86,13 @@ impl Router {
             },
             Message::Timer { end } => self.handle_timer(core, end),
             Message::OwnsNoMore => self.disown(core),
-            Message::Owns | Message::Dial { .. } | Message::Exit => {}
+            Message::Withdrawn { flow } => {
+                self.withdrawn.insert(flow);
+                if let Some(mut owner) = self.owners.remove(&flow) {
+                    owner.close(core);
+                }
+            }
+            Message::Owns | Message::Declared { .. } | Message::Dial { .. } | Message::Exit => {}
         }
     }
 
@@ -120,7 +129,7 @@ impl Router {
         for flow in 0..core.plan.flows.len() {
             let plan = &core.plan.flows[flow];
             let (shard, from) = (plan.shard, plan.from_broker);
-            if from != self.region {
+            if from != self.region || self.withdrawn.contains(&flow) {
                 continue;
             }
             self.owners.insert(flow, OwnerFlow::new(flow, process, owner_epoch, core));
@@ -132,6 +141,14 @@ impl Router {
             }
         }
         self.turn_owners(core);
+    }
+
+    /// It owns a flow whose route is declared again.
+    pub(crate) fn own_again(&mut self, core: &mut Core, flow: usize, owner_epoch: u64) {
+        if !self.stopping && !self.owners.contains_key(&flow) {
+            self.owners.insert(flow, OwnerFlow::new(flow, self.process(), owner_epoch, core));
+            self.turn_owner(core, flow);
+        }
     }
 
     pub(crate) fn disown(&mut self, core: &mut Core) {
@@ -261,6 +278,9 @@ impl Router {
             core.ledger.violate("peer", format!("an Open of a flow that nobody declared: {open:?}"));
             return core.send(conn, 1, &reset_frame(handle, path_epoch, ResetCode::UnknownRoute, ROUTE_RETRY));
         };
+        if self.withdrawn.contains(&flow) {
+            return core.send(conn, 1, &reset_frame(handle, path_epoch, ResetCode::UnknownRoute, ROUTE_RETRY));
+        }
         if self.stopping {
             return core.send(conn, 1, &reset_frame(handle, path_epoch, ResetCode::Draining, ROUTE_RETRY));
         }
@@ -359,7 +379,7 @@ impl Router {
             core.after(delay, crate::core::What::AtBroker { session, ask: crate::broker::Ask::HangUp });
         }
         (self.owners, self.appliers, self.shards) = Default::default();
-        (self.links, self.inbox) = Default::default();
+        (self.links, self.inbox, self.withdrawn) = Default::default();
         (self.up, self.paused, self.stopping) = (false, false, false);
         self.life += 1;
     }

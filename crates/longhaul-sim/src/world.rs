@@ -126,6 +126,7 @@ impl World {
             Message::Exit => self.end_router(process.0),
             // It has got them back meanwhile.
             Message::OwnsNoMore if self.owner_of[router.region].0 == Some(process) => {}
+            Message::Declared { flow } => self.own_again(process, flow),
             message => {
                 router.handle(&mut self.core, message);
                 if router.is_at_rest() {
@@ -178,6 +179,30 @@ impl World {
             // A router that lost the shards and gets them again begins a new life of each flow.
             self.routers[process.0].disown(&mut self.core);
             self.routers[process.0].own(&mut self.core, epoch);
+        }
+    }
+
+    /// Whoever owns the region begins a new life of a flow that is declared again.
+    fn own_again(&mut self, process: Process, flow: usize) {
+        let router = &mut self.routers[process.0];
+        router.withdrawn.remove(&flow);
+        let region = router.region;
+        let (owner, epoch) = self.owner_of[region];
+        if owner == Some(process) && self.core.plan.flows[flow].from_broker == region {
+            let epoch = (self.core.now.as_millis() as u64).max(epoch + 1);
+            self.owner_of[region].1 = epoch;
+            self.routers[process.0].own_again(&mut self.core, flow, epoch);
+        }
+    }
+
+    /// Every router at both ends of a flow reads the document without it, and later the one with it.
+    fn reload(&mut self, flow: usize, away: Duration) {
+        let (from, to) = (self.core.plan.flows[flow].from_broker, self.core.plan.flows[flow].to_broker);
+        for router in self.routers.iter().filter(|router| [from, to].contains(&router.region)) {
+            let late = self.core.rng.ms(0, 500);
+            self.core.after(late, What::To(router.process(), Message::Withdrawn { flow }));
+            let late = late + away + self.core.rng.ms(0, 500);
+            self.core.after(late, What::To(router.process(), Message::Declared { flow }));
         }
     }
 
@@ -286,6 +311,7 @@ impl World {
             Fault::RouterStop { router, down } => self.stop_router(router, down),
             Fault::RouterPause { router, still } => self.pause(router, still),
             Fault::Takeover { region } => self.elect(region, true),
+            Fault::Reload { flow, away } => self.reload(flow, away),
             Fault::Budget { router, bytes_cap } => {
                 let found = &mut self.routers[router];
                 if found.up && !found.paused {

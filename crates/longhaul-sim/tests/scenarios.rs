@@ -196,6 +196,21 @@ fn rabbitmq_reconnect_with_unacked_deliveries() {
     assert!(cover.get("fault", "redelivered") > 0);
 }
 
+/// Its reader acknowledges nothing, so the server has nothing to hand out again: it begins anew behind what it had, however long that waited.
+#[test]
+fn jetstream_redelivery_while_parked() {
+    histories(
+        |plan| plan.is_stream(plan.ends().0),
+        |plan, nth| {
+            let (source, sink) = plan.ends();
+            let cut =
+                |at: u32| (SECOND * (3 + 6 * at) + MS * (nth as u32 % 900), Fault::SessionsCut { broker: source });
+            let hang = Fault::BrokerHang { broker: sink, hang: SECOND * 20 };
+            [(SECOND, hang)].into_iter().chain((0..4).map(cut)).collect()
+        },
+    );
+}
+
 #[test]
 fn duplicate_window_edge() {
     histories(
@@ -217,6 +232,24 @@ fn asymmetric_partition_then_flapping() {
             (moment(nth) / 2 + SECOND * 6, Fault::Flapping { a: source, b: sink }),
         ]
     });
+}
+
+/// There is no interest that spreads: what comes and goes is declared, at each router in its own time.
+#[test]
+fn interest_churn() {
+    let cover = histories(
+        |plan| !plan.is_queue(plan.ends().0),
+        |plan, nth| {
+            let reload =
+                |at: u32| (SECOND * (1 + at), Fault::Reload { flow: 0, away: MS * (100 * (nth as u32 + at) % 2_000) });
+            let (source, sink) = plan.ends();
+            let twice = plan.routers_of(source)[0];
+            let crash = |at| (SECOND * at, Fault::RouterCrash { router: twice, down: MS * 400 });
+            let cut = (moment(nth), Fault::LinkCut { a: source, b: sink });
+            (0..12).map(reload).chain([cut, crash(8), crash(9)]).collect()
+        },
+    );
+    assert!(cover.get("owner fault", "unknown_route") > 0);
 }
 
 #[test]
