@@ -43,9 +43,11 @@ impl Fault {
     }
 }
 
-/// Failed preconditions that another channel does not meet again.
+/// Failed preconditions that another channel does not meet again, or not for long: a node that has just started has its streams a moment later.
 fn is_passing(reason: &str) -> bool {
-    ["delivery tag", "acknowledgement", "message size", "timed out"].iter().any(|part| reason.contains(part))
+    let passing =
+        ["delivery tag", "acknowledgement", "message size", "timed out", "does not have a replica on the local node"];
+    passing.iter().any(|part| reason.contains(part))
 }
 
 /// Whether the broker refused with that reply code.
@@ -98,6 +100,14 @@ mod tests {
 
     fn error(kind: impl Into<AMQPErrorKind>, text: &str) -> lapin::Error {
         ErrorKind::ProtocolError(AMQPError::new(kind.into(), text.into())).into()
+    }
+
+    #[test]
+    fn a_stream_that_is_not_there_yet_passes_and_other_preconditions_last() {
+        let of = |text: &str| Fault::of(&error(AMQPSoftError::PRECONDITIONFAILED, text), "reading");
+        let starting = "PRECONDITION_FAILED - queue 'queue 's' in vhost '/'' does not have a replica on the local node";
+        assert!(matches!(of(starting), Fault::Transient(_)));
+        assert!(matches!(of("PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'x'"), Fault::Config(_)));
     }
 
     #[test]
