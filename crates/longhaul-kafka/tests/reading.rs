@@ -63,23 +63,23 @@ async fn a_gap_is_told_and_never_jumped() {
     let (_connector, name, events) = filled(&kafka, 100, 10).await;
     let shard = &shards(&*events, 1).await[0];
     purge(&kafka, &name, 50).await;
-    assert_eq!(gap(events.open(shard, after(10)).await), Gap::Purged { from: 11, to: 50 });
-    let mut reader = events.open(shard, after(49)).await.expect("the first that is left is the next");
+    assert_eq!(gap(open_reader(&*events, shard, after(10)).await), Gap::Purged { from: 11, to: 50 });
+    let mut reader = open_reader(&*events, shard, after(49)).await.expect("the first that is left is the next");
     assert_eq!(collect(&mut *reader, 50).await[0].offset, 50);
     let mut reader = earliest(&*events, shard).await;
     assert_eq!(reader.start(), 49);
     assert_eq!(collect(&mut *reader, 50).await[0].offset, 50);
-    assert_eq!(gap(events.open(shard, after(100)).await), Gap::Truncated { cursor: 100, end: 100 });
+    assert_eq!(gap(open_reader(&*events, shard, after(100)).await), Gap::Truncated { cursor: 100, end: 100 });
     let other = Start::After(Position { incarnation: 9, offset: 60 });
-    assert_eq!(gap(events.open(shard, other).await), Gap::Recreated { cursor: 9, found: 0 });
+    assert_eq!(gap(open_reader(&*events, shard, other).await), Gap::Recreated { cursor: 9, found: 0 });
 
     // Made again, smaller, while a reader waits at its end, and while none does.
-    let mut reader = events.open(shard, after(99)).await.expect("the end");
+    let mut reader = open_reader(&*events, shard, after(99)).await.expect("the end");
     kafka.delete_topic(&name).expect("the topic can be deleted");
     kafka.create_topic(&name, 1).expect("the topic can be made again");
     let again = connector(kafka.bootstrap());
     fill(&again, keyed(&topic(&name), 5, 10)).await;
-    assert_eq!(gap(events.open(shard, after(99)).await), Gap::Truncated { cursor: 99, end: 5 });
+    assert_eq!(gap(open_reader(&*events, shard, after(99)).await), Gap::Truncated { cursor: 99, end: 5 });
     let (count, error) = until_error(&mut *reader).await;
     assert_eq!(count, 0, "nothing of the new topic may come to the old reader");
     assert!(
@@ -106,7 +106,7 @@ async fn what_is_purged_under_a_slow_reader_is_a_gap_behind_what_it_holds() {
         }
         other => panic!("{other:?}"),
     }
-    let mut reader = events.open(shard, after(29_989)).await.expect("it goes on behind the gap");
+    let mut reader = open_reader(&*events, shard, after(29_989)).await.expect("it goes on behind the gap");
     assert_eq!(collect(&mut *reader, 10).await[9].offset, 29_999);
 }
 
@@ -154,21 +154,21 @@ async fn a_second_reader_catches_up_beside_the_first() {
     let kafka = kafka();
     let (connector, name, events) = filled(&kafka, 1000, 100).await;
     let shard = &shards(&*events, 1).await[0];
-    let mut first = events.open(shard, Start::Latest).await.expect("the end");
+    let mut first = open_reader(&*events, shard, Start::Latest).await.expect("the end");
     assert_eq!(first.start(), 999);
-    let mut second = events.open(shard, after(499)).await.expect("an older position");
+    let mut second = open_reader(&*events, shard, after(499)).await.expect("an older position");
     fill(&connector, vec![event(1000, &topic(&name), None, 10)]).await;
     assert_eq!(collect(&mut *first, 1).await[0].offset, 1000);
     let caught_up = collect(&mut *second, 501).await;
     assert_eq!((caught_up[0].offset, caught_up[500].offset), (500, 1000));
     // The place of the first is free again at once, at any position.
     drop(first);
-    let mut third = events.open(shard, after(9)).await.expect("an older position");
+    let mut third = open_reader(&*events, shard, after(9)).await.expect("an older position");
     let all = collect(&mut *third, 991).await;
     assert!(all.iter().enumerate().all(|(at, event)| event.offset == 10 + at as u64));
-    let at_start = events.open(shard, Start::Time(0)).await.expect("a time");
+    let at_start = open_reader(&*events, shard, Start::Time(0)).await.expect("a time");
     assert_eq!(at_start.start(), u64::MAX, "before offset 0");
-    let at_end = events.open(shard, Start::Time(4_000_000_000_000)).await.expect("a time");
+    let at_end = open_reader(&*events, shard, Start::Time(4_000_000_000_000)).await.expect("a time");
     assert_eq!(at_end.start(), 1000);
 }
 
@@ -212,7 +212,7 @@ async fn transactions_show_what_was_committed_and_their_markers_are_covered() {
     let expected: Vec<String> = (0..10).chain(20..30).map(|number| number.to_string()).collect();
     assert_eq!(bodies, expected);
     assert_eq!(last, 32);
-    let mut reader = events.open(shard, after(32)).await.expect("the end of the markers is a position");
+    let mut reader = open_reader(&*events, shard, after(32)).await.expect("the end of the markers is a position");
     fill(&connector, vec![event(0, &topic(&name), None, 1)]).await;
     assert_eq!(collect(&mut *reader, 1).await[0].offset, 33);
 }

@@ -54,10 +54,7 @@ async fn unclean_leader_election_at_the_source() {
     produce(cluster.brokers[1].bootstrap(), &name, 1000..1020);
     let error = read(&mut *reader).await.expect_err("what is new has offsets that were read");
     assert!(matches!(error, SourceError::Gap(Gap::Truncated { cursor: 149, end: 100..=120 })), "{error:?}");
-    let error = events
-        .open(shard, Start::After(Position { incarnation: 0, offset: 149 }))
-        .await
-        .err()
-        .expect("nor is the position one any more");
+    let after = Start::After(Position { incarnation: 0, offset: 149 });
+    let error = open_reader(&*events, shard, after).await.err().expect("nor is the position one any more");
     assert!(matches!(error, SourceError::Gap(Gap::Truncated { cursor: 149, end: 120 })), "{error:?}");
 }

@@ -143,13 +143,23 @@ pub(crate) async fn fill(connector: &KafkaConnector, events: Vec<Event>) {
 }
 
 pub(crate) async fn earliest(source: &dyn Source, shard: &Shard) -> Box<dyn Reader> {
+    open_reader(source, shard, Start::Earliest)
+        .await
+        .unwrap_or_else(|error| panic!("the partition does not open: {error}"))
+}
+
+/// What a reader opens with once the cluster has an answer: a partition that was just made may have no leader yet, and a
+/// broker that has just started may not know its topics.
+pub(crate) async fn open_reader(
+    source: &dyn Source,
+    shard: &Shard,
+    start: Start,
+) -> Result<Box<dyn Reader>, SourceError> {
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {
-        match source.open(shard, Start::Earliest).await {
-            Ok(reader) => return reader,
-            // A partition that was just made may have no leader yet.
+        match source.open(shard, start).await {
             Err(SourceError::Transient(_)) if tokio::time::Instant::now() < end => {}
-            Err(error) => panic!("the partition does not open: {error}"),
+            answer => return answer,
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
