@@ -203,7 +203,7 @@ pub(crate) struct RawEnd {
 #[serde(rename = "guarantee", rename_all = "kebab-case")]
 #[expect(clippy::enum_variant_names, reason = "these are the words of the document")]
 pub(crate) enum RawGuarantee {
-    /// Not available yet.
+    /// No loss and no duplicate, whoever crashes; refused where the brokers cannot keep it.
     EffectivelyOnce,
     /// No loss; a duplicate has an identity already seen.
     AtLeastOnce,
