@@ -175,6 +175,8 @@ async fn a_router_may_not_send_what_comes_from_another_region() {
     let Frame::Reset { text, .. } = answer else { panic!("{answer:?}") };
     assert!(text.contains("a router of d may not send what comes from c"), "{text}");
     assert!(scene.mesh.log("b").contains("may not send what comes from c"));
+    let refused = scene.mesh.metric("b", "longhaul_refused_messages_total", &["reason=\"open\""]).await;
+    assert!(refused >= 1.0, "it is counted");
     scene.end().await;
 }
 
@@ -387,10 +389,15 @@ async fn a_router_that_finds_somebody_else_keeps_its_data() {
     let folder = tempfile::Builder::new().prefix("longhaul-test-").tempdir().expect("a temporary folder");
     let (ours, foreign) = (mesh.ca().clone(), certs::make_ca(MESH).expect("an authority"));
     let cases = [
-        ("it is of region \"d\", expected region \"b\"", &ours, proper(MESH, "d")),
-        ("it is of mesh \"elsewhere\", expected mesh \"test\"", &ours, proper("elsewhere", "b")),
-        ("it has expired", &ours, expired("b")),
-        ("it was not issued by the CA of this mesh", &foreign, proper(MESH, "b")),
+        ("certificate_wrong_region", "it is of region \"d\", expected region \"b\"", &ours, proper(MESH, "d")),
+        (
+            "certificate_wrong_mesh",
+            "it is of mesh \"elsewhere\", expected mesh \"test\"",
+            &ours,
+            proper("elsewhere", "b"),
+        ),
+        ("certificate_expired", "it has expired", &ours, expired("b")),
+        ("certificate_foreign_ca", "it was not issued by the CA of this mesh", &foreign, proper(MESH, "b")),
     ];
     // The first one is there before the router comes.
     let impostor = |issuer: &Pem, wanted: &RouterCert| {
@@ -398,7 +405,7 @@ async fn a_router_that_finds_somebody_else_keeps_its_data() {
         Listener::bind("127.0.0.1:0".parse().expect("an address"), &LinkConfig::new(identity, 1)).expect("a listener")
     };
     let mut published = 0;
-    for (round, (says, issuer, wanted)) in cases.iter().enumerate() {
+    for (round, (reason, says, issuer, wanted)) in cases.iter().enumerate() {
         let listener = impostor(issuer, wanted);
         relay.lead_to(listener.local_addr().expect("an address"));
         if round == 0 {
@@ -412,6 +419,8 @@ async fn a_router_that_finds_somebody_else_keeps_its_data() {
         assert_eq!(link.region, "b");
         assert!(mesh.log("a").replace('\\', "").contains(says), "{}", mesh.log("a"));
         assert_eq!(mesh.metric("a", "longhaul_link_up", &["region=\"b\""]).await, 0.0);
+        let label = format!("reason=\"{reason}\"");
+        assert!(mesh.metric("a", "longhaul_refused_connections_total", &[&label]).await >= 1.0, "{reason}");
         publish_numbers(&source, "orders.new", published..published + 100).await;
         published += 100;
         wait_count(&other, published, PATIENCE).await;

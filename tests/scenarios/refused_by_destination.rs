@@ -159,6 +159,8 @@ async fn a_missing_topic_is_said_and_heals_when_it_is_made() {
     let fault = wait_fault(&mesh, "orders", "orders.new").await;
     assert!(mesh.log("b").contains("orders.new"), "{}", mesh.log("b"));
     assert!(mesh.metric("a", "longhaul_flow_resets_total", &["route=\"orders\""]).await >= 1.0);
+    let labels = ["route=\"orders\"", "reason=\"destination_config\""];
+    assert!(mesh.metric("b", "longhaul_flow_faults_total", &labels).await >= 1.0, "the metric says so too");
     eprintln!("said: {fault}");
     wait_count(&returned, 300, PATIENCE).await;
     assert_exactly(&numbers(&returned).await, 0..300);
@@ -211,7 +213,9 @@ async fn locked_out(mesh: &mut Mesh, broker: &str, source: &str, returned: &str)
     assert_eq!(count(source).await, 400, "all is still in the source");
 
     let mut shown = mesh.log("a") + &mesh.log("b");
-    assert!(shown.contains(broker), "{shown}");
+    // Quotes and line ends look different in a log.
+    let said = error.split(['"', '\\', '\n']).max_by_key(|part| part.len()).unwrap_or_default();
+    assert!(mesh.log("b").contains(said), "the log says {said}: {shown}");
     for region in ["a", "b"] {
         for path in ["metrics", "v1/brokers", "v1/flows", "v1/links", "v1/routes", "v1/mesh", "readyz"] {
             let url = format!("{}/{path}", mesh.admin_url(region));
@@ -259,6 +263,29 @@ async fn a_wrong_password_for_nats_keeps_one_broker_out() {
         (stream.info().await.expect("NATS answers").state.messages == 100).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_for_kafka_keeps_one_broker_out() {
+    let user = kafka::SaslUser { name: "mesh", password: "right-password" };
+    let broker = kafka::Kafka::start_sasl(user).expect("Kafka");
+    let client = Client::Kafka(Kafka::new(&broker));
+    client.prepare(&["orders.new"]).await;
+    let (mesh, source) = Mesh::new(&["a", "b"]).embedded("a", "events");
+    let (mesh, returned) = mesh.embedded("b", "returns");
+    let access = format!(
+        "kafka: {{bootstrap: [\"{}\"], sasl: {{mechanism: PLAIN, username: mesh, password: {SECRET}}}}}",
+        broker.sasl_bootstrap()
+    );
+    let mut mesh = mesh.broker("b", "locked", "kafka: {}", &access).route(&healthy()).route(&route(
+        "orders",
+        "orders.>",
+        "broker: locked, topic: \"{topic}\"",
+        "",
+    ));
+    locked_out(&mut mesh, "locked", &source, &returned).await;
+    let_in(&mut mesh, "right-password").await;
+    assert_all(&client.consume("orders.new", 100, PATIENCE).await, 0..100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

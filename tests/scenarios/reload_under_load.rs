@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use longhaul_router::{End, FlowView, Phase};
 use longhaul_tests::http::{assert_exactly, call, count, numbers, publish_numbers, try_publish, wait_count};
-use longhaul_tests::mesh::{Mesh, item};
+use longhaul_tests::mesh::{Mesh, get, item};
 use longhaul_tests::wait::until;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,6 +58,13 @@ async fn wait_reload(mesh: &Mesh, region: &str, ok: bool) {
         (mesh.metric(region, RELOAD_OK, &[]).await == expected).then_some(())
     })
     .await;
+}
+
+/// Why the documents on disk are not in force, as the API says.
+async fn reload_error(mesh: &Mesh, region: &str) -> Option<String> {
+    let (_, body) = get(&format!("{}/v1/mesh", mesh.admin_url(region))).await.expect("the API answers");
+    let mesh: longhaul_router::MeshView = serde_json::from_str(&body).expect("the mesh");
+    mesh.reload_error
 }
 
 async fn post_reload(mesh: &Mesh, authorization: &[(&str, &str)]) -> (u16, String) {
@@ -130,6 +137,7 @@ async fn a_broken_document_changes_nothing_and_a_good_one_heals_it() {
     for region in ["a", "b"] {
         let log = mesh.log(region);
         assert!(log.contains("the documents were not taken up") && log.contains("evnets"), "{log}");
+        assert!(reload_error(&mesh, region).await.is_some_and(|why| why.contains("evnets")));
     }
     publish_numbers(&source, "orders.new", 0..500).await;
     wait_count(&destination, 500, PATIENCE).await;
@@ -142,6 +150,7 @@ async fn a_broken_document_changes_nothing_and_a_good_one_heals_it() {
     mesh.set_routes(&good);
     wait_reload(&mesh, "a", true).await;
     wait_reload(&mesh, "b", true).await;
+    assert_eq!(reload_error(&mesh, "a").await, None);
     publish_numbers(&source, "orders.new", 500..600).await;
     wait_count(&destination, 600, PATIENCE).await;
     assert_exactly(&numbers(&destination).await, 0..600);

@@ -9,14 +9,16 @@ use longhaul_test_brokers::debian;
 use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, EXCHANGE, Kafka, Nats, RabbitMq};
 use longhaul_tests::judge::{Compare, judge};
-use longhaul_tests::mesh::Mesh;
-use longhaul_tests::sample::Sample;
+use longhaul_tests::mesh::{Mesh, get};
+use longhaul_tests::sample::{Arrived, Sample};
 use longhaul_tests::started;
 
 const REGIONS: [&str; 3] = ["eu-west", "us-east", "ap-south"];
 /// One before, one after the death of each router.
 const ROUNDS: usize = 4;
 const PER_ROUND: usize = 500;
+/// Of the first numbers of a round, with a header that the route does not take.
+const INTERNAL: usize = 20;
 /// Between the numbers of two rounds: `nats pub` counts its events from 1, and puts another digit before.
 const ROUND: usize = 1_000_000;
 const KEYS: usize = 20;
@@ -73,7 +75,9 @@ async fn three_regions() {
         let numbers = (1..=PER_ROUND).map(|n| (round + 1) * ROUND + n);
         let fresh = |topic| numbers.clone().map(|n| sample(topic, n)).collect::<Vec<_>>();
         let [eu, us, ap] = [fresh("orders.placed"), fresh("invoices.sent"), fresh("insights.daily")];
-        tokio::task::block_in_place(|| kcat(&bootstrap, &eu));
+        tokio::task::block_in_place(|| kcat(&bootstrap, "made-by=kcat", &eu));
+        // What the route's predicate leaves out.
+        tokio::task::block_in_place(|| kcat(&bootstrap, "x-internal=true", &fresh("orders.placed")[..INTERNAL]));
         // The dead router comes back while the others produce.
         if let Some(region) = REGIONS.get(round) {
             mesh.kill(region);
@@ -99,7 +103,18 @@ async fn three_regions() {
         let arrived = client.consume(topic, samples.len(), PATIENCE).await;
         let verdict = judge(what, samples, &arrived, Compare::Content);
         println!("{what}: {verdict:?} after {:.1} s", begin.elapsed().as_secs_f64());
+        // Without a key it is the stream that orders events, as long as they come into one queue; a Kafka topic has many partitions.
+        if what == "NATS to RabbitMQ" {
+            assert_in_order(what, &arrived);
+        }
     }
+    for (region, from, out) in [("eu-west", "Kafka", "from-eu-west"), ("us-east", "RabbitMQ", "from-us-east")] {
+        println!("{region} reads {from}");
+        assert_metrics(&mesh, region, out).await;
+    }
+    let labels = ["route=\"from-eu-west\"", "to=\"us-east/billing\"", "reason=\"predicate\""];
+    let left_out = mesh.metric("eu-west", "longhaul_refused_events_total", &labels).await;
+    assert!(left_out >= ((ROUNDS - 1) * INTERNAL) as f64, "{left_out} since the router was started again");
     assert_audits(&mesh, &REGIONS).await;
     for region in REGIONS {
         assert_eq!(mesh.terminate(region), Some(0), "{}", mesh.log(region));
@@ -112,8 +127,58 @@ fn sample(topic: &str, number: usize) -> Sample {
     Sample { topic: topic.to_owned(), key, headers: Vec::new(), payload: number.to_string().into_bytes() }
 }
 
+/// Each behind the ones that were published before it; repeats do not count.
+fn assert_in_order(what: &str, arrived: &[Arrived]) {
+    let mut newest = 0;
+    let first = arrived.iter().filter_map(|arrival| arrival.event.number());
+    let mut seen = std::collections::HashSet::new();
+    for number in first.filter(|number| seen.insert(*number)) {
+        assert!(number > newest, "{what}: {number} comes behind {newest}");
+        newest = number;
+    }
+}
+
+/// What a router that reads and writes must show, by the figures of a mesh in which events have moved.
+async fn assert_metrics(mesh: &Mesh, region: &str, out: &str) {
+    let out = format!("route=\"{out}\"");
+    let moved = [
+        ("longhaul_read_events_total", &*out),
+        ("longhaul_read_bytes_total", &out),
+        ("longhaul_sent_events_total", &out),
+        ("longhaul_sent_bytes_total", &out),
+        ("longhaul_received_events_total", ""),
+        ("longhaul_received_bytes_total", ""),
+        ("longhaul_delivered_events_total", ""),
+        ("longhaul_delivered_bytes_total", ""),
+        ("longhaul_end_to_end_seconds_count", ""),
+        ("longhaul_flows_streaming", &out),
+        ("longhaul_link_up", ""),
+        ("longhaul_link_rtt_seconds", ""),
+        ("longhaul_link_congestion_window_bytes", ""),
+        ("longhaul_link_connects_total", ""),
+        ("longhaul_broker_up", ""),
+        ("longhaul_config_generation", ""),
+        ("longhaul_certificate_expiry_timestamp_seconds", ""),
+        ("longhaul_memory_budget_bytes", ""),
+    ];
+    for (name, label) in moved {
+        assert!(mesh.metric(region, name, &[label]).await > 0.0, "{region}: {name} {label}");
+    }
+    let (_, text) = get(&format!("{}/metrics", mesh.admin_url(region))).await.expect("the API answers");
+    // Nothing is behind any more, so these are there and may be 0.
+    for name in [
+        "longhaul_flow_lag_events",
+        "longhaul_flow_lag_seconds",
+        "longhaul_flow_oldest_unacknowledged_seconds",
+        "longhaul_flow_credit_exhausted_seconds",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(name) && line.contains(&out)), "{region}: {name}");
+    }
+    assert_eq!(mesh.metric(region, "longhaul_flows_unbalanced", &[]).await, 0.0, "{region}");
+}
+
 /// Produces with `kcat`: a line of a file is an event, its key before the colon.
-fn kcat(bootstrap: &str, samples: &[Sample]) {
+fn kcat(bootstrap: &str, header: &str, samples: &[Sample]) {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     for sample in samples {
         let key = sample.key.as_deref().expect("every order has a key");
@@ -121,7 +186,7 @@ fn kcat(bootstrap: &str, samples: &[Sample]) {
         file.write_all(&line).expect("the file takes it");
     }
     file.flush().expect("the file takes it");
-    let arguments = ["-P", "-b", bootstrap, "-t", "orders.placed", "-K", ":", "-H", "made-by=kcat", "-l"];
+    let arguments = ["-P", "-b", bootstrap, "-t", "orders.placed", "-K", ":", "-H", header, "-l"];
     debian::provide("kcat", || debian::on_path("kcat").then_some(())).expect("kcat");
     let mut command = Command::new("kcat");
     run(command.args(arguments).arg(file.path()));

@@ -8,12 +8,14 @@ mod parked;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router as Api};
 use longhaul_router::Router;
+use longhaul_telemetry::OnceASecond;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -27,6 +29,8 @@ pub struct Admin {
 struct Shared {
     router: Router,
     token: Option<String>,
+    /// Of refusals in the log.
+    pace: OnceASecond,
 }
 
 impl Admin {
@@ -37,7 +41,7 @@ impl Admin {
     pub async fn start(address: SocketAddr, router: Router, token: Option<String>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let api = api(Arc::new(Shared { router, token }));
+        let api = api(Arc::new(Shared { router, token, pace: OnceASecond::default() }));
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, api).await {
                 tracing::error!(%error, "the admin listener has ended");
@@ -74,7 +78,23 @@ fn api(shared: Arc<Shared>) -> Api {
         .route("/v1/parked/{id}/redrive", post(parked::redrive))
         .route("/v1/reload", post(reload))
         .fallback(async || problem(StatusCode::NOT_FOUND, "there is no such path; try /metrics, /readyz or /v1/flows"))
+        .method_not_allowed_fallback(async || problem(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method"))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), count_refused))
         .with_state(shared)
+}
+
+/// Counts refused requests, and says them in the log.
+async fn count_refused(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let response = next.run(request).await;
+    let status = response.status();
+    if status.is_client_error() {
+        shared.router.count_refused_request(status.as_u16());
+        if shared.pace.is_due(std::time::Instant::now()) {
+            tracing::warn!(asked, status = status.as_u16(), "a request to the admin listener was refused");
+        }
+    }
+    response
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {

@@ -53,6 +53,11 @@ pub trait Connector: Send + Sync + 'static {
     /// [`SinkError::Config`] when this broker can never serve that.
     fn sink(&self, spec: SinkSpec) -> Result<Arc<dyn Sink>, SinkError>;
 
+    /// Requests of clients that were refused since the start, by HTTP status; a broker that this router does not serve itself has none.
+    fn refused_requests(&self) -> Vec<(u16, u64)> {
+        Vec::new()
+    }
+
     /// The place for what this broker refuses, if it can keep one.
     fn parking(&self) -> Option<Arc<dyn Parking>> {
         None

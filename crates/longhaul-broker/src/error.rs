@@ -14,6 +14,18 @@ pub enum SourceError {
     Config(String),
 }
 
+impl SourceError {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Transient(_) => "source_transient",
+            Self::Gap(_) => "source_gap",
+            Self::Config(_) => "source_config",
+        }
+    }
+}
+
 /// A hole between a cursor and what a shard still has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Gap {
@@ -64,6 +76,18 @@ pub enum SinkError {
     /// slowest pace.
     #[error("{0}")]
     Config(String),
+}
+
+impl SinkError {
+    /// The metric label.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Transient(_) => "destination_transient",
+            Self::Poison { .. } => "destination_poison",
+            Self::Config(_) => "destination_config",
+        }
+    }
 }
 
 /// Kinds of refusal of one event.

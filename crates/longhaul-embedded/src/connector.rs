@@ -28,6 +28,7 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 /// A running embedded broker. Dropping it ends it as well, without waiting; its sources and sinks end with it.
 pub struct Embedded {
     log: Arc<Log>,
+    refused: Arc<http::Refused>,
     local_addr: SocketAddr,
     closing: watch::Sender<bool>,
     tasks: Mutex<Option<Tasks>>,
@@ -55,8 +56,9 @@ impl Embedded {
         };
         let log = Log::open(&cfg.data, options).await?;
         let (closing, closed) = watch::channel(false);
+        let refused = Arc::<http::Refused>::default();
         let tasks = Tasks {
-            server: tokio::spawn(http::serve(listener, Arc::clone(&log), closed)),
+            server: tokio::spawn(http::serve(listener, Arc::clone(&log), Arc::clone(&refused), closed)),
             ticker: tokio::spawn(tick(Arc::clone(&log))),
         };
         let extent = log.extent();
@@ -64,7 +66,7 @@ impl Embedded {
             broker = ctx.broker, listen = %local_addr, data = %cfg.data.display(), first = extent.first, next = extent.next,
             "the embedded broker serves"
         );
-        Ok(Arc::new(Self { log, local_addr, closing, tasks: Mutex::new(Some(tasks)) }))
+        Ok(Arc::new(Self { log, refused, local_addr, closing, tasks: Mutex::new(Some(tasks)) }))
     }
 
     /// Where it listens, with the port that the system chose when 0 was asked for.
@@ -131,6 +133,10 @@ impl Connector for Embedded {
             SinkKind::Embedded => Ok(Arc::new(LogSink::new(Arc::clone(&self.log)))),
             other => Err(SinkError::Config(format!("an embedded broker cannot write {other:?}"))),
         }
+    }
+
+    fn refused_requests(&self) -> Vec<(u16, u64)> {
+        self.refused.counts()
     }
 
     fn parking(&self) -> Option<Arc<dyn Parking>> {

@@ -411,7 +411,7 @@ impl Driver {
     }
 
     fn sink_failed(&mut self, error: &SinkError) {
-        if self.flow.status.set_fault(&error.to_string()) {
+        if self.flow.status.broker_fault(&error.to_string(), error.as_str()) {
             tracing::warn!(flow = %self.flow.status.name(), %error, "the destination does not take a flow");
         }
         let retry = match error {

@@ -238,9 +238,13 @@ macro_rules! common_methods {
                 &self.common.name
             }
 
-            /// Remembers what is wrong. Returns whether it is another fault than before, worth a log line.
-            pub(crate) fn set_fault(&self, text: &str) -> bool {
-                self.common.set_fault(text)
+            /// Remembers what a broker says is wrong. Returns whether it is another fault than before: counted by reason, and worth a log line.
+            pub(crate) fn broker_fault(&self, text: &str, reason: &'static str) -> bool {
+                let is_new = self.common.set_fault(text);
+                if is_new {
+                    self.metrics.faulted(reason);
+                }
+                is_new
             }
 
             /// Nothing is wrong any more.
@@ -285,6 +289,11 @@ impl FlowStatus {
             audit: Mutex::default(),
             gaps: Mutex::default(),
         }
+    }
+
+    /// Remembers what the other end says is wrong. Returns whether it is another fault than before, worth a log line.
+    pub(crate) fn set_fault(&self, text: &str) -> bool {
+        self.common.set_fault(text)
     }
 
     /// Events are missing at the source. A gap that is found again is the same gap; returns whether it is another one.

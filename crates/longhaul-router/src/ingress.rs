@@ -413,7 +413,7 @@ impl Driver {
             SourceError::Transient(_) => FAST_RETRY,
             SourceError::Gap(_) | SourceError::Config(_) => SLOW_RETRY,
         };
-        if self.flow.status.set_fault(&error.to_string()) {
+        if self.flow.status.broker_fault(&error.to_string(), error.as_str()) {
             tracing::warn!(flow = %self.flow.status.name(), %error, "the source of a flow does not serve");
         }
         self.cursor = Cursor::None;

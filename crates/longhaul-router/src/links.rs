@@ -330,7 +330,10 @@ impl Links {
             }
             Err(error) => (false, error),
         };
-        if let LinkError::Protocol { .. } = error.cause() {
+        // Found wanting by this router, not merely lost.
+        if let LinkError::Protocol { .. } | LinkError::Certificate(_) | LinkError::Hello(_) | LinkError::Expired =
+            error.cause()
+        {
             self.metrics.refused_connection(reason(&error));
         }
         metrics.down();

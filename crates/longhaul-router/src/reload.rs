@@ -40,7 +40,7 @@ impl Shared {
     pub(crate) fn reload(&self) -> Result<u64, ReloadError> {
         let mut refused = self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let result = self.try_reload();
-        *refused = result.is_err();
+        *refused = result.as_ref().err().map(ToString::to_string);
         match &result {
             Ok(generation) => {
                 self.metrics.reload_succeeded(*generation);
@@ -84,7 +84,7 @@ impl Shared {
             }
             let found = self.documents.load().hash_on_disk();
             // Documents that are in force already are taken up once more after refused ones, so that nothing shows wrong for ever.
-            let differs = found != Some(self.documents.load().hash) || self.refused_last();
+            let differs = found != Some(self.documents.load().hash) || self.refused_documents().is_some();
             if found.is_some() && found != seen && differs {
                 // Said by `reload` itself, in log and metric.
                 let _ = self.reload();
@@ -93,9 +93,9 @@ impl Shared {
         }
     }
 
-    /// Whether the last documents were refused.
-    fn refused_last(&self) -> bool {
-        *self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Why the last documents were refused, if they were.
+    pub(crate) fn refused_documents(&self) -> Option<String> {
+        self.reloading.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }
 

@@ -51,8 +51,8 @@ pub struct Router {
 /// What the parts of a router share.
 pub(crate) struct Shared {
     pub(crate) documents: ArcSwap<Documents>,
-    /// Held while documents are taken up; whether the last ones were refused.
-    pub(crate) reloading: Mutex<bool>,
+    /// Held while documents are taken up; why the last ones were refused.
+    pub(crate) reloading: Mutex<Option<String>>,
     pub(crate) live: Arc<Live>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) brokers: Arc<BTreeMap<String, Arc<dyn Connector>>>,
@@ -142,7 +142,7 @@ impl Router {
         });
         let parked = ParkedEvents::new(Arc::clone(&live), Arc::clone(&brokers), Arc::clone(&metrics));
         let shared = Arc::new(Shared {
-            reloading: Mutex::new(false),
+            reloading: Mutex::default(),
             live,
             metrics,
             brokers,

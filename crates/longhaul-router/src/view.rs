@@ -46,6 +46,8 @@ pub struct MeshView {
     pub memory_used_bytes: u64,
     /// When this router's certificate expires, seconds since the Unix epoch.
     pub certificate_expires: i64,
+    /// Why the documents on disk are not in force, while they are not.
+    pub reload_error: Option<String>,
 }
 
 /// Links that this router dialled, and those that were dialled to it.
@@ -93,6 +95,7 @@ impl Router {
             memory_budget_bytes: shared.budget.total_bytes(),
             memory_used_bytes: shared.budget.used_bytes(),
             certificate_expires: unix_seconds(shared.identity.expiry()),
+            reload_error: shared.refused_documents(),
         }
     }
 
@@ -154,6 +157,11 @@ impl Router {
     /// When it is not there, or its broker does not answer.
     pub async fn discard(&self, id: &str) -> Result<ParkedView, ParkedError> {
         self.shared.parked.discard(id).await
+    }
+
+    /// A request to the admin listener was refused with that HTTP status.
+    pub fn count_refused_request(&self, status: u16) {
+        self.shared.metrics.refused_admin_request(status);
     }
 
     /// Whether the router is ready: documents in force, listener bound, every broker of this region reached at least once.
@@ -232,6 +240,11 @@ impl Shared {
         self.metrics.certificate_expires(unix_seconds(self.identity.expiry()));
         for broker in self.broker_views() {
             self.metrics.broker_up(&broker.name, &broker.kind, broker.state == "up");
+        }
+        for (name, connector) in self.brokers.iter() {
+            for (status, total) in connector.refused_requests() {
+                self.metrics.refused_requests(&format!("broker/{name}"), status, total);
+            }
         }
         let mut sums: BTreeMap<(String, String, String), FlowGauges> = BTreeMap::new();
         let flows = self.flows();

@@ -6,5 +6,5 @@ mod log;
 pub mod names;
 mod registry;
 
-pub use log::{LogError, LogFormat, init_log};
+pub use log::{LogError, LogFormat, OnceASecond, init_log};
 pub use registry::{FlowGauges, InflowMetrics, LinkGauges, LinkMetrics, Metrics, OutflowMetrics};

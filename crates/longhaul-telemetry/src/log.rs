@@ -3,6 +3,8 @@
 //! error = someone must act, warn = recovered by itself, info = an action finished.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
@@ -31,6 +33,22 @@ impl std::fmt::Display for LogError {
 }
 
 impl std::error::Error for LogError {}
+
+/// Lets one line a second into the log of what anybody from outside can cause as often as they like.
+#[derive(Debug, Default)]
+pub struct OnceASecond(Mutex<Option<Instant>>);
+
+impl OnceASecond {
+    /// Whether the next line may be written; then it is taken for written.
+    pub fn is_due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= Duration::from_secs(1));
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
 
 /// Begins logging to stderr, once per process. `filter` is a level, or targets with levels: `info,longhaul_link=debug`.
 ///
@@ -112,6 +130,13 @@ mod tests {
             assert!(json.contains(part), "{part} is missing in {json}");
         }
         assert_eq!(json.lines().count(), 1);
+    }
+
+    #[test]
+    fn one_line_a_second() {
+        let (pace, now) = (OnceASecond::default(), Instant::now());
+        let at = |ms| pace.is_due(now + Duration::from_millis(ms));
+        assert_eq!([at(0), at(1), at(999), at(1000), at(1001)], [true, false, false, true, false]);
     }
 
     #[test]

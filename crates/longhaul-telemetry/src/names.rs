@@ -63,6 +63,7 @@ metrics! {
     GAP_EVENTS = "longhaul_gap_events_total", Counter, FLOW_REASON, "Events that are missing at the source and that a flow has passed over, as its route says, by reason.";
     AUDIT = "longhaul_flow_audit_events", Gauge, FLOW_TERM, "What has become of the events that this router has read or received, summed over shards: `read` is the sum of the other terms.";
     RESETS = "longhaul_flow_resets_total", Counter, FLOW_REASON, "Times that the destination had a flow opened again, by reason.";
+    FAULTS = "longhaul_flow_faults_total", Counter, FLOW_REASON, "Times that a source or destination was found not to serve a flow, by end and kind: `transient` passes, `config` needs somebody, `gap` and `poison` follow the route's policy.";
     MOVES = "longhaul_flow_moves_total", Counter, FLOW_REASON, "Times that a shard of the route was `gained` by this router, its start included, or `lost` to another router of the region.";
     FLOWS = "longhaul_flows", Gauge, FLOW, "Flows of the route that this router owns: one per shard.";
     FLOWS_UNBALANCED = "longhaul_flows_unbalanced", Gauge, FLOW, "Flows of the route whose audit does not account for every event; always 0.";
@@ -86,6 +87,7 @@ metrics! {
     REFUSED_CONNECTIONS = "longhaul_refused_connections_total", Counter, &["reason"], "Connections that this router refused, or cut off because their peer broke the protocol, by reason.";
     REFUSED_MESSAGES = "longhaul_refused_messages_total", Counter, &["reason"], "What routers that dialled in sent and was refused while their link stands, by reason: flows that may not be opened here, or are opened too often, and batches that belong to no open flow any more.";
     TRANSIT_OPENED = "longhaul_transit_flows_opened_total", Counter, &["from", "to"], "Times that a flow was opened through this router, from a region to another, neither of them its own.";
+    REFUSED_REQUESTS = "longhaul_refused_requests_total", Counter, &["listener", "status"], "HTTP requests that were refused, by listener (`admin`, or `broker/` and the name of an embedded broker) and HTTP status.";
     BROKER_UP = "longhaul_broker_up", Gauge, &["broker", "kind"], "1 while the broker answers.";
     BROKER_ERRORS = "longhaul_broker_errors_total", Counter, &["broker", "kind"], "Times that a broker which answered was found not to answer.";
     CONFIG_GENERATION = "longhaul_config_generation", Gauge, &[], "Counts the documents that were taken up since the start.";
@@ -144,7 +146,10 @@ mod tests {
 
     #[test]
     fn labels_are_bounded_by_the_documents() {
-        let known = ["route", "from", "to", "term", "region", "address", "broker", "kind", "reason", "version"];
+        let known = [
+            "route", "from", "to", "term", "region", "address", "broker", "kind", "reason", "listener", "status",
+            "version",
+        ];
         for label in ALL.iter().flat_map(|metric| metric.labels) {
             assert!(known.contains(label), "{label}");
         }

@@ -29,6 +29,7 @@ pub struct Metrics {
     refused: IntCounterVec,
     poison: IntCounterVec,
     resets: IntCounterVec,
+    faults: IntCounterVec,
     moves: IntCounterVec,
     flow_gauges: [GaugeVec; 7],
     parked: IntCounterVec,
@@ -44,6 +45,7 @@ pub struct Metrics {
     link_reconnects: IntCounterVec,
     refused_connections: IntCounterVec,
     refused_messages: IntCounterVec,
+    refused_requests: IntCounterVec,
     transit_opened: IntCounterVec,
     broker_up: GaugeVec,
     broker_errors: IntCounterVec,
@@ -141,6 +143,7 @@ impl Metrics {
             refused: counters(r, names::REFUSED_EVENTS),
             poison: counters(r, names::POISON_EVENTS),
             resets: counters(r, names::RESETS),
+            faults: counters(r, names::FAULTS),
             moves: counters(r, names::MOVES),
             flow_gauges: [
                 gauges(r, names::FLOWS),
@@ -173,6 +176,7 @@ impl Metrics {
             link_reconnects: counters(r, names::LINK_RECONNECTS),
             refused_connections: counters(r, names::REFUSED_CONNECTIONS),
             refused_messages: counters(r, names::REFUSED_MESSAGES),
+            refused_requests: counters(r, names::REFUSED_REQUESTS),
             transit_opened: counters(r, names::TRANSIT_OPENED),
             broker_up: gauges(r, names::BROKER_UP),
             broker_errors: counters(r, names::BROKER_ERRORS),
@@ -232,6 +236,17 @@ impl Metrics {
     /// Something was refused that a peer sent over a link that stands.
     pub fn refused_message(&self, reason: &str) {
         self.refused_messages.with_label_values(&[reason]).inc();
+    }
+
+    /// That listener has refused so many HTTP requests with that status since the start.
+    pub fn refused_requests(&self, listener: &str, status: u16, total: u64) {
+        let counter = self.refused_requests.with_label_values(&[listener, &status.to_string()]);
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+
+    /// A request to the admin listener was refused.
+    pub fn refused_admin_request(&self, status: u16) {
+        self.refused_requests.with_label_values(&["admin", &status.to_string()]).inc();
     }
 
     /// A flow passes through.
@@ -328,6 +343,11 @@ impl OutflowMetrics {
         refuse(&self.metrics.gap_events, &self.labels, reason, events);
     }
 
+    /// The source was found not to serve.
+    pub fn faulted(&self, reason: &str) {
+        refuse(&self.metrics.faults, &self.labels, reason, 1);
+    }
+
     /// A shard came to this router, or left it.
     pub fn moved(&self, how: &str) {
         refuse(&self.metrics.moves, &self.labels, how, 1);
@@ -371,7 +391,14 @@ impl OutflowMetrics {
             .read
             .iter()
             .chain(&metrics.sent)
-            .chain([&metrics.refused, &metrics.resets, &metrics.moves, &metrics.gaps, &metrics.gap_events])
+            .chain([
+                &metrics.refused,
+                &metrics.resets,
+                &metrics.faults,
+                &metrics.moves,
+                &metrics.gaps,
+                &metrics.gap_events,
+            ])
             .for_each(|vec| {
                 forget(vec, &self.labels);
             });
@@ -396,6 +423,11 @@ impl InflowMetrics {
         refuse(&self.metrics.poison, &self.labels, reason, 1);
     }
 
+    /// The destination was found not to serve.
+    pub fn faulted(&self, reason: &str) {
+        refuse(&self.metrics.faults, &self.labels, reason, 1);
+    }
+
     /// An event was parked.
     pub fn parked(&self, reason: &str) {
         refuse(&self.metrics.parked, &self.labels, reason, 1);
@@ -413,7 +445,7 @@ impl InflowMetrics {
             .received
             .iter()
             .chain(&metrics.delivered)
-            .chain([&metrics.refused, &metrics.poison, &metrics.parked])
+            .chain([&metrics.refused, &metrics.faults, &metrics.poison, &metrics.parked])
             .for_each(|vec| {
                 forget(vec, &self.labels);
             });

@@ -14,6 +14,7 @@ mod json;
 mod listen;
 mod problem;
 mod publish;
+mod refused;
 mod subscribe;
 mod topics;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::Uri;
+use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -28,6 +30,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::log::Log;
 use listen::Limited;
 use problem::Problem;
+pub(crate) use refused::Refused;
 
 /// Most connections at once.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -44,7 +47,12 @@ struct Server {
 }
 
 /// Serves until `closed` becomes true, then until what is under way is done.
-pub(crate) async fn serve(listener: TcpListener, log: Arc<Log>, mut closed: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    log: Arc<Log>,
+    refused: Arc<Refused>,
+    mut closed: watch::Receiver<bool>,
+) {
     let server = Server { log, room_kib: Arc::new(Semaphore::new(PUBLISH_BYTES_MAX >> 10)), closed: closed.clone() };
     let app = Router::new()
         .route("/v1/topics", get(topics::list))
@@ -53,6 +61,10 @@ pub(crate) async fn serve(listener: TcpListener, log: Arc<Log>, mut closed: watc
             Problem::not_found(format!("there is nothing at {}; publish to /v1/topics/{{topic}}/events", uri.path()))
         })
         .method_not_allowed_fallback(|| async { Problem::not_allowed() })
+        .layer(axum::middleware::map_response(move |response: Response| {
+            refused.look(&response);
+            async { response }
+        }))
         .with_state(server);
     let closing = async move {
         // A sender that is gone closes as well.

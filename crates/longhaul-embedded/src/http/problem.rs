@@ -83,6 +83,8 @@ impl IntoResponse for Problem {
         if let Some((name, value)) = extra {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
+        // For whoever counts refusals.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -74,6 +74,8 @@ pub(crate) async fn status(arguments: &Arguments) -> Result<(), Failure> {
             mesh.memory_used_bytes >> 20,
             mesh.memory_budget_bytes >> 20,
         );
+        let refused = mesh.reload_error.as_ref();
+        let head = refused.map_or(head.clone(), |why| format!("{head}\nthe documents on disk are not in force: {why}"));
         [head, brokers_table(&status.brokers), links_table(&status.links), flows_table(&status.flows)].join("\n\n")
     })
 }
