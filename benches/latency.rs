@@ -78,6 +78,7 @@ async fn measure() {
     let across = print("embedded, router, QUIC, router, embedded (two stores)", &mut across);
     let beyond = (across.0 - one.0, across.1 - one.1);
     println!("  {:<55} {:>9.3} {:>9.3}", "beyond one store", beyond.0, beyond.1);
+    println!("  {:<55} {:>9.2} {:>9.2}", "ratio to one store", across.0 / one.0, across.1 / one.1);
     println!("  aim: p99 under {AIM_MS} ms beyond one store: {}", verdict(beyond.1 < AIM_MS));
 }
 

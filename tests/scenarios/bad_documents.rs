@@ -90,6 +90,23 @@ fn a_router_does_not_start_with_a_broken_mesh_document() {
     }
 }
 
+/// A certificate that is good, and another region's.
+#[test]
+fn a_router_does_not_start_with_the_certificate_of_another_region() {
+    let (mesh, _) = Mesh::new(&["a", "b"]).embedded("a", "events");
+    let (mesh, _) = mesh.embedded("b", "events");
+    mesh.write_all();
+    let document = mesh.router_document("a");
+    let text = std::fs::read_to_string(&document).expect("the router document");
+    let others = text.replace("cert: a.crt, key: a.key", "cert: b.crt, key: b.key");
+    assert_ne!(text, others);
+    std::fs::write(&document, others).expect("the router document");
+    let output = longhaul(&["run", "--config"], &document);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("is for the region b, the documents say a"), "{stderr}");
+}
+
 #[test]
 fn every_good_document_is_taken() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../topology");
