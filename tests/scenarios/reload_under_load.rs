@@ -6,8 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use longhaul_router::{End, FlowView, Phase};
+use longhaul_tests::client::{Client, Kafka, Nats};
 use longhaul_tests::http::{assert_exactly, call, count, numbers, publish_numbers, try_publish, wait_count};
+use longhaul_tests::judge::{Compare, judge};
 use longhaul_tests::mesh::{Mesh, get, item};
+use longhaul_tests::sample::Sample;
+use longhaul_tests::started;
 use longhaul_tests::wait::until;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -118,6 +122,75 @@ async fn a_route_comes_and_goes_and_the_other_one_does_not_notice() {
     wait_count(&destination, all, PATIENCE).await;
     assert_exactly(&numbers(&destination).await, 0..all);
     assert_eq!(untouched(&mesh).await, before);
+}
+
+/// The same between a real Kafka and a real NATS: four partitions, so four flows that must not notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_route_comes_and_goes_between_real_brokers() {
+    let (kafka, nats) = tokio::join!(started::kafka(), started::nats());
+    let source = Arc::new(Client::Kafka(Kafka::new(&kafka)));
+    let destination = Client::Nats(Nats::new(&nats));
+    source.prepare(&["orders.new", "returns.new"]).await;
+    destination.prepare(&["orders.new", "returns.new"]).await;
+    let mut mesh = Mesh::new(&["a", "b"])
+        .broker("a", "events", "kafka: {}", &source.access())
+        .broker("b", "events", "nats: {}", &destination.access())
+        .route(&route("orders", "orders.>", "events"));
+    mesh.start().await;
+    mesh.wait_streaming("a").await;
+    let (published, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let producer = tokio::spawn({
+        let (source, published, stop) = (Arc::clone(&source), Arc::clone(&published), Arc::clone(&stop));
+        async move {
+            let mut sent = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let first = sent.len();
+                let fresh: Vec<_> = (first..first + 20).map(|number| sample("orders.new", number)).collect();
+                source.produce(&fresh).await;
+                sent.extend(fresh);
+                published.store(sent.len() as u64, Ordering::Relaxed);
+                // A load, not a flood: the debug build shares two cores with this test.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            sent
+        }
+    });
+    let arrived = async |topic: &str, count: usize| {
+        until(&format!("{count} events of {topic} arrive"), PATIENCE, async || {
+            (destination.count(topic).await >= count).then_some(())
+        })
+        .await;
+    };
+    arrived("orders.new", 200).await;
+    let (only_orders, before) = (mesh.routes().to_owned(), untouched(&mesh).await);
+    let both = format!("{only_orders}{}", item(&route("returns", "returns.>", "events")));
+    let returns: Vec<_> = (0..300).map(|number| sample("returns.new", number)).collect();
+
+    source.produce(&returns[..100]).await;
+    mesh.set_routes(&both);
+    arrived("returns.new", 100).await;
+    mesh.set_routes(&only_orders);
+    until("the removed flows are gone", PATIENCE, async || flow(&mesh, "returns").await.is_none().then_some(())).await;
+    source.produce(&returns[100..]).await;
+    let seen = published.load(Ordering::Relaxed);
+    arrived("orders.new", usize::try_from(seen).unwrap_or(usize::MAX) + 200).await;
+    assert_eq!(destination.count("returns.new").await, 100, "a removed route carries nothing");
+    mesh.set_routes(&both);
+    arrived("returns.new", 300).await;
+    assert_eq!(untouched(&mesh).await, before);
+
+    stop.store(true, Ordering::Relaxed);
+    let sent = producer.await.expect("the producer ended well");
+    for (what, sent) in [("the untouched route", sent), ("the route that came and went", returns)] {
+        let arrived = destination.consume(&sent[0].topic, sent.len(), PATIENCE).await;
+        let verdict = judge(what, &sent, &arrived, Compare::Content);
+        assert_eq!(verdict.duplicates, 0, "{what}");
+    }
+    assert_eq!(untouched(&mesh).await, before);
+}
+
+fn sample(topic: &str, number: usize) -> Sample {
+    Sample::plain(topic, number, 10, 100)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
