@@ -11,6 +11,17 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// How long one that came more often rests.
 const REST: Duration = Duration::from_secs(30);
 
+/// What becomes of a shard that is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It may be worked on.
+    Begins,
+    /// It came too often, and rests from now on.
+    Rests,
+    /// It still rests.
+    Waits,
+}
+
 /// When shards were given to this router.
 #[derive(Debug, Default)]
 pub(crate) struct Gains(HashMap<String, Gain>);
@@ -34,12 +45,12 @@ impl Gains {
     }
 
     /// Whether a shard that is ours may be worked on. What was gone for long is forgotten.
-    pub(crate) fn may_begin(&mut self, name: &str, now: Instant) -> bool {
+    pub(crate) fn turn(&mut self, name: &str, now: Instant) -> Turn {
         if !self.0.contains_key(name) {
             self.0.retain(|_, gain| gain.present || now < gain.since + WITHIN);
             self.0.insert(name.to_owned(), Gain { present: false, since: now, count: 0, held_until: None });
         }
-        let Some(gain) = self.0.get_mut(name) else { return true };
+        let Some(gain) = self.0.get_mut(name) else { return Turn::Begins };
         if !gain.present {
             gain.present = true;
             if now >= gain.since + WITHIN {
@@ -49,10 +60,11 @@ impl Gains {
             if gain.count > GAINS_MAX {
                 tracing::warn!(shard = name, times = gain.count, "a shard comes and goes; it rests");
                 gain.held_until = Some(now + REST);
+                return Turn::Rests;
             }
         }
         gain.held_until = gain.held_until.filter(|until| now < *until);
-        gain.held_until.is_none()
+        if gain.held_until.is_none() { Turn::Begins } else { Turn::Waits }
     }
 
     /// How long until the next one that rests may begin.
@@ -67,24 +79,25 @@ impl Gains {
 mod tests {
     use super::*;
 
-    fn come_and_go(gains: &mut Gains, now: Instant) -> bool {
-        let may = gains.may_begin("a", now);
+    fn come_and_go(gains: &mut Gains, now: Instant) -> Turn {
+        let turn = gains.turn("a", now);
         gains.retain(&HashSet::new());
-        may
+        turn
     }
 
     #[test]
     fn the_fourth_time_within_a_minute_it_rests() {
         let (mut gains, start) = (Gains::default(), Instant::now());
         for second in 0..3 {
-            assert!(come_and_go(&mut gains, start + Duration::from_secs(second)));
+            assert_eq!(come_and_go(&mut gains, start + Duration::from_secs(second)), Turn::Begins);
         }
         let fourth = start + Duration::from_secs(4);
-        assert!(!gains.may_begin("a", fourth));
-        assert!(gains.may_begin("b", fourth), "another one is none of its business");
+        assert_eq!(gains.turn("a", fourth), Turn::Rests);
+        assert_eq!(gains.turn("a", fourth), Turn::Waits);
+        assert_eq!(gains.turn("b", fourth), Turn::Begins, "another one is none of its business");
         assert_eq!(gains.next_begin(fourth), Some(REST));
-        assert!(!gains.may_begin("a", fourth + REST - Duration::from_millis(1)));
-        assert!(gains.may_begin("a", fourth + REST));
+        assert_eq!(gains.turn("a", fourth + REST - Duration::from_millis(1)), Turn::Waits);
+        assert_eq!(gains.turn("a", fourth + REST), Turn::Begins);
         assert_eq!(gains.next_begin(fourth + REST), None);
     }
 
@@ -93,7 +106,8 @@ mod tests {
         let (mut gains, start) = (Gains::default(), Instant::now());
         for minute in 0..20 {
             let now = start + WITHIN * minute;
-            assert!(gains.may_begin("a", now) && gains.may_begin("a", now + Duration::from_secs(1)));
+            assert_eq!(gains.turn("a", now), Turn::Begins);
+            assert_eq!(gains.turn("a", now + Duration::from_secs(1)), Turn::Begins);
             gains.retain(&HashSet::new());
         }
     }
@@ -102,10 +116,10 @@ mod tests {
     fn what_was_gone_for_long_is_forgotten() {
         let (mut gains, start) = (Gains::default(), Instant::now());
         for name in 0..100 {
-            gains.may_begin(&name.to_string(), start);
+            gains.turn(&name.to_string(), start);
         }
         gains.retain(&HashSet::from(["7"]));
-        gains.may_begin("new", start + WITHIN);
+        gains.turn("new", start + WITHIN);
         assert_eq!(gains.0.len(), 2);
     }
 }

@@ -19,7 +19,7 @@ use crate::back_off::BackOff;
 use crate::budget::Budget;
 use crate::epochs::Epochs;
 use crate::flow_status::{FlowStatus, FlowView, Phase};
-use crate::gains::Gains;
+use crate::gains::{Gains, Turn};
 use crate::ingress::OwnerFlow;
 use crate::links::Links;
 use crate::live::World;
@@ -306,8 +306,14 @@ impl RouteRunner {
                 stays
             });
             gains.retain(&names);
-            for shard in listed.iter().filter(|shard| gains.may_begin(&shard.name, now)) {
-                flows.entry(shard.name.clone()).or_insert_with(|| self.start_flow(source, shard));
+            for shard in listed.iter() {
+                match gains.turn(&shard.name, now) {
+                    Turn::Begins => {
+                        flows.entry(shard.name.clone()).or_insert_with(|| self.start_flow(source, shard));
+                    }
+                    Turn::Rests => self.metrics().moved("held"),
+                    Turn::Waits => {}
+                }
             }
             if !listed.is_empty() {
                 drop(self.before.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -319,6 +325,13 @@ impl RouteRunner {
                 () = tokio::time::sleep(held_back.unwrap_or_default()), if held_back.is_some() => {}
             }
         }
+    }
+
+    /// Of all flows of the route to this destination.
+    fn metrics(&self) -> OutflowMetrics {
+        let (route, to) = (self.route.route(), &self.route.route().to[self.to]);
+        let (from, to) = (place(&route.from.region, &route.from.broker), place(&to.region, &to.broker));
+        self.sources.metrics.outflow(&route.name, &from, &to)
     }
 
     /// Somebody else has the shard now.
@@ -345,9 +358,7 @@ impl RouteRunner {
             from: (route.from.region.clone(), route.from.broker.clone(), shard.name.clone()),
             to: (to.region.clone(), to.broker.clone()),
         };
-        let metrics =
-            sources.metrics.outflow(&key.route, &place(&key.from.0, &key.from.1), &place(&key.to.0, &key.to.1));
-        let status = Arc::new(FlowStatus::new(key.clone(), metrics));
+        let status = Arc::new(FlowStatus::new(key.clone(), self.metrics()));
         let member = Arc::new(self.shard(source, shard).join((route.name.clone(), place(&to.region, &to.broker))));
         status.moved("gained");
         self.state.flows().insert(shard.name.clone(), (Arc::clone(&status), Arc::clone(&member)));

@@ -64,7 +64,7 @@ metrics! {
     AUDIT = "longhaul_flow_audit_events", Gauge, FLOW_TERM, "What has become of the events that this router has read or received, summed over shards: `read` is the sum of the other terms.";
     RESETS = "longhaul_flow_resets_total", Counter, FLOW_REASON, "Times that the destination had a flow opened again, by reason.";
     FAULTS = "longhaul_flow_faults_total", Counter, FLOW_REASON, "Times that a source or destination was found not to serve a flow, by end and kind: `transient` passes, `config` needs somebody, `gap` and `poison` follow the route's policy.";
-    MOVES = "longhaul_flow_moves_total", Counter, FLOW_REASON, "Times that a shard of the route was `gained` by this router, its start included, or `lost` to another router of the region.";
+    MOVES = "longhaul_flow_moves_total", Counter, FLOW_REASON, "Times that a shard of the route was `gained` by this router, its start included, or `lost` to another router of the region; or came too often, and is `held` for a while.";
     FLOWS = "longhaul_flows", Gauge, FLOW, "Flows of the route that this router owns: one per shard.";
     FLOWS_UNBALANCED = "longhaul_flows_unbalanced", Gauge, FLOW, "Flows of the route whose audit does not account for every event; always 0.";
     FLOWS_STREAMING = "longhaul_flows_streaming", Gauge, FLOW, "Flows of the route that are open from end to end.";

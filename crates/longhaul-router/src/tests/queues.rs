@@ -112,6 +112,30 @@ async fn a_queue_that_is_taken_away_and_comes_back_loses_nothing() {
     }
 }
 
+/// Ownership that moves more than three times a minute rests, and that shows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_comes_and_goes_too_often_rests_and_shows() {
+    let mesh = two_sinks(95).start().await;
+    let moves = |how: &str| {
+        let metrics = mesh.eu().metrics_text();
+        let series = format!("reason=\"{how}\",route=\"r\",to=\"us/sink0\"}}");
+        let line = metrics.lines().find(|line| line.starts_with("longhaul_flow_moves_total") && line.contains(&series));
+        line.and_then(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).unwrap_or(0)
+    };
+    wait_for("the start", &mesh, || moves("gained") == 1).await;
+    for round in 1..=3 {
+        let shards = mesh.source.take_shards_away();
+        wait_for("the loss", &mesh, || moves("lost") == round).await;
+        mesh.source.give_back(shards);
+        if round < 3 {
+            wait_for("the gain", &mesh, || moves("gained") == round + 1).await;
+        }
+    }
+    wait_for("the rest", &mesh, || moves("held") == 1).await;
+    assert_eq!(moves("gained"), 3, "the fourth time is not taken up at once");
+    mesh.stop().await;
+}
+
 fn place(route: &str) -> RouteTo {
     (route.to_owned(), "us/sink0".to_owned())
 }
