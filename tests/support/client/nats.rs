@@ -44,6 +44,12 @@ impl Nats {
         Self { url: server.url(), stream: STREAM.to_owned(), atomic: false }
     }
 
+    /// The same with another stream.
+    #[must_use]
+    pub fn stream(self, stream: &str) -> Self {
+        Self { stream: stream.to_owned(), ..self }
+    }
+
     /// The same with another stream, which takes atomic batches with Longhaul's cursors.
     #[must_use]
     pub fn atomic(self, stream: &str) -> Self {
