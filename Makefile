@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Beside rustup's toolchain: a C and C++ compiler for the crypto and Kafka libraries, and OpenSSL's headers for Kafka over TLS.
 NEEDS = cargo cc c++ make perl pkg-config
 
-.PHONY: up test lint deny unit system soak faults mutants bench needs test-needs clean
+.PHONY: up test lint deny unit system soak faults mutants image bench needs test-needs clean
 
 up: needs
 	$(CARGO) build --release --package longhaul
@@ -60,6 +60,11 @@ mutants: needs
 	export PROPTEST_DISABLE_FAILURE_PERSISTENCE=1; for crate in longhaul-route longhaul-flow; do \
 	    $(MUTANTS) mutants --package $$crate --test-package $$crate --timeout 60 --output .cache/mutants/$$crate $(ARGS); \
 	    case $$? in 0|2|3) ;; *) exit 1 ;; esac; done
+
+# The container image, without a container engine: target/release/image/longhaul-VERSION.oci.tar, for `ctr images import`.
+image: needs
+	$(CARGO) build --locked --release --package longhaul
+	$(CARGO) run --quiet --package xtask -- image
 
 bench: needs
 	$(CARGO) bench --package longhaul-benches --package longhaul-bench-congestion $(ARGS)

@@ -1,8 +1,11 @@
-//! Automation that needs more than a line of the Makefile: `guards` checks the rules of the house, `brokers` fetches what real brokers need.
+//! Automation that needs more than a line of the Makefile: `guards` checks the rules of the house, `brokers` fetches what real brokers need,
+//! `image` makes the container image.
 
+mod image;
 mod layers;
 mod tidy;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use longhaul_test_brokers::{kafka::Kafka, nats::Nats, rabbitmq::RabbitMq};
@@ -12,7 +15,11 @@ fn main() -> ExitCode {
     let result = match command.as_str() {
         "guards" => guards(),
         "brokers" => brokers(),
-        _ => Err("usage: xtask guards | brokers".to_owned()),
+        "image" => {
+            let binary = std::env::args().nth(2);
+            image::build(Path::new(binary.as_deref().unwrap_or("target/release/longhaul")))
+        }
+        _ => Err("usage: xtask guards | brokers | image [BINARY]".to_owned()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
