@@ -1,5 +1,6 @@
 //! `longhaul generate`: files made from what the code knows. One file per product; each writes to stdout.
 
+mod k8s;
 mod schema;
 
 use crate::Failure;
@@ -16,13 +17,15 @@ enum What {
     MeshSchema,
     /// JSON Schema of the router document.
     RouterSchema,
+    /// Values of the Helm chart for one region of a mesh document.
+    K8s(k8s::Arguments),
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "every command ends in the same type")]
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.what {
         What::MeshSchema => schema::mesh(),
         What::RouterSchema => schema::router(),
+        What::K8s(arguments) => return k8s::run(arguments),
     }
     Ok(())
 }
