@@ -22,6 +22,7 @@ const ROWS: &[(u8, &[&str])] = &[
         10,
         &[
             "longhaul-test-brokers",
+            "longhaul-test-cluster",
             "longhaul-test-simulated",
             "longhaul-test-wire",
             "longhaul-tests",
