@@ -13,13 +13,16 @@ use serde_json::Value;
 /// The pinned release; modules that live in its repository have a zero instead of its one.
 pub(crate) const KUBERNETES: &str = "1.34.2";
 const HELM: &str = "3.21.4";
-const DNS: &str = "1.15.0";
+/// The one that is built with the same release of the modules of Kubernetes.
+const DNS: &str = "1.13.2";
 
 /// Where a program comes from.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     /// A package below the module that requires Kubernetes.
     Kubernetes,
+    /// `names.go`, which requires CoreDNS.
+    Names,
     /// A module that can be installed as it is, at that version.
     Module(&'static str),
 }
@@ -51,12 +54,9 @@ pub(crate) const CONTROLLER_MANAGER: Program =
 pub(crate) const SCHEDULER: Program = kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler");
 pub(crate) const PROXY: Program = kubernetes("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy");
 pub(crate) const KUBELET: Program = kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet");
-pub(crate) const COREDNS: Program = Program {
-    name: "coredns",
-    package: "github.com/coredns/coredns",
-    source: Source::Module(DNS),
-    version: Some((&["-version"], "CoreDNS-1.")),
-};
+/// Always ours, for it is enough.
+pub(crate) const COREDNS: Program =
+    Program { name: "coredns", package: "names.go", source: Source::Names, version: None };
 pub(crate) const HELM_CLIENT: Program = Program {
     name: "helm",
     package: "helm.sh/helm/v3/cmd/helm",
@@ -77,6 +77,7 @@ impl Program {
         fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let release = match self.source {
             Source::Kubernetes => KUBERNETES,
+            Source::Names => DNS,
             Source::Module(version) => version,
         };
         let target = dir.join(format!("{}-{release}", self.name));
@@ -93,21 +94,31 @@ impl Program {
     }
 
     fn build(self, into: &Path) -> Result<(), String> {
+        let work = tempfile::tempdir().map_err(|e| e.to_string())?;
         match self.source {
-            Source::Kubernetes => {
-                let work = tempfile::tempdir().map_err(|e| e.to_string())?;
-                write_module(work.path())?;
-                let flags = format!("-s -w -X k8s.io/component-base/version.gitVersion=v{KUBERNETES}");
-                let mut go = go();
-                go.args(["build", "-mod=mod", "-trimpath", "-ldflags", &flags, "-o"]).arg(into.join(self.name));
-                run(go.arg(self.package).current_dir(work.path())).map(|_| ())
+            Source::Kubernetes => write_module(work.path())?,
+            Source::Names => {
+                let module =
+                    format!("module longhaul/names\n\ngo 1.24.0\n\nrequire github.com/coredns/coredns v{DNS}\n");
+                fs::write(work.path().join("go.mod"), module).map_err(|e| e.to_string())?;
+                fs::copy(source(self.package), work.path().join(self.package)).map_err(|e| e.to_string())?;
             }
             Source::Module(version) => {
                 let package = format!("{}@v{version}", self.package);
-                run(go().args(["install", "-trimpath", "-ldflags", "-s -w", &package]).env("GOBIN", into)).map(|_| ())
+                return run(go().args(["install", "-trimpath", "-ldflags", "-s -w", &package]).env("GOBIN", into))
+                    .map(|_| ());
             }
         }
+        let flags = format!("-s -w -X k8s.io/component-base/version.gitVersion=v{KUBERNETES}");
+        let mut go = go();
+        go.args(["build", "-mod=mod", "-trimpath", "-ldflags", &flags, "-o"]).arg(into.join(self.name));
+        run(go.arg(self.package).current_dir(work.path())).map(|_| ())
     }
+}
+
+/// A Go file of this crate.
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 /// The test's own program, `probe.go`, of this version of this crate.
@@ -116,10 +127,10 @@ impl Program {
 /// As [`Program::provide`].
 pub(crate) fn probe() -> Result<PathBuf, String> {
     let target = cache_dir().join("kubernetes/probe-1");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("probe.go");
     install(&target, |fresh| {
         let mut go = go();
-        run(go.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(fresh.join("probe")).arg(source)).map(|_| ())
+        run(go.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(fresh.join("probe")).arg(source("probe.go")))
+            .map(|_| ())
     })
     .map_err(|said| format!("the test's own program is missing: install Go (golang-go); {said}"))?;
     Ok(target.join("probe"))

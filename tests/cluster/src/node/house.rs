@@ -151,3 +151,34 @@ fn remove_tree(group: &Path) {
     }
     let _ = fs::remove_dir(group);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::programs::run;
+
+    #[test]
+    fn a_house_is_apart_and_leaves_nothing_behind() {
+        if !run(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0") {
+            println!("skipped: a house needs root");
+            return;
+        }
+        let house = House::build("10.89.0.1").expect("a house");
+        let inside = |program: &str, arguments: &[&str]| run(house.place().command(program).args(arguments));
+        assert!(inside("ip", &["address"]).expect("it has addresses").contains("10.89.0.1"));
+        let outside = run(Command::new("ip").arg("address")).expect("we have addresses");
+        assert!(!outside.contains("10.89.0.1"), "{outside}");
+        inside("sysctl", &["-w", "vm.swappiness=1"]).expect_err("the machine's own is not its to set");
+        let orphan = inside("bash", &["-c", "sleep 1000 >/dev/null 2>&1 & cat /proc/1/comm"]).expect("a process");
+        assert_eq!(orphan.trim(), "bash");
+
+        let (first, dir) = (house.first, house.dir().to_owned());
+        let groups: Vec<_> = hierarchies().iter().map(|hierarchy| hierarchy.join(house.cgroup())).collect();
+        assert!(groups.iter().all(|group| group.is_dir()), "{groups:?}");
+        drop(house);
+        assert!(!Path::new(&format!("/proc/{first}")).exists(), "its first process ended");
+        assert!(!dir.exists() && !groups.iter().any(|group| group.exists()), "{dir:?}, {groups:?}");
+        let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
+        assert!(!mounts.contains(&dir.display().to_string()), "{mounts}");
+    }
+}
