@@ -38,7 +38,7 @@ impl Credentials {
         };
         let tokens = format!("{ADMIN},admin,1,system:masters\n{KUBELET},system:node:{NODE_NAME},2,system:nodes\n");
         debian::provide("openssl", || debian::on_path("openssl").then_some(()))?;
-        let curve = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"];
+        let curve = ["ecparam", "-genkey", "-noout", "-name", "prime256v1", "-out"];
         run(Command::new("openssl").args(curve).arg(&files.service_account_key))?;
         let admin = client(&files.authority(), server, ADMIN);
         let kubelet = client(&files.authority(), server, KUBELET);
