@@ -102,7 +102,7 @@ impl Api {
         self.kubectl(&["get", "--raw", "/readyz"], "").map(|_| ()).map_err(Refusal::NotYet)
     }
 
-    /// Runs `kubectl` as the administrator, with that text as its input, and returns what it printed.
+    /// Runs `kubectl` as the administrator, with that text as its input, and returns what it printed. Paths are absolute.
     ///
     /// # Errors
     /// What it printed on both ways out when it failed.
@@ -112,7 +112,7 @@ impl Api {
         with_input(&mut command, input)
     }
 
-    /// Runs `helm` as the administrator and returns what it printed.
+    /// Runs `helm` as the administrator and returns what it printed. Paths are absolute: in a node there is no folder to begin at.
     ///
     /// # Errors
     /// As [`kubectl`](Self::kubectl).

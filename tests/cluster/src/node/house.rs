@@ -98,10 +98,12 @@ mkdir {dir}/lib {dir}/log
 mount -t tmpfs tmpfs /run
 mount --bind {dir}/lib /var/lib
 mount --bind {dir}/log /var/log
-# A kubelet sets these for the whole machine if it may.
-for kept in vm kernel; do
-    mount --bind /proc/sys/$kept /proc/sys/$kept
-    mount -o remount,bind,ro /proc/sys/$kept
+# A kubelet sets these for the whole machine, unless it finds them as it likes them.
+for liked in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \\
+    kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
+    file={dir}/lib/$(basename ${{liked%=*}})
+    echo ${{liked#*=}} > $file
+    mount --bind $file /proc/sys/${{liked%=*}}
 done
 # Mounts of the kubelet are seen in pods.
 mount --make-rshared /
@@ -168,7 +170,13 @@ mod tests {
         assert!(inside("ip", &["address"]).expect("it has addresses").contains("10.89.0.1"));
         let outside = run(Command::new("ip").arg("address")).expect("we have addresses");
         assert!(!outside.contains("10.89.0.1"), "{outside}");
-        inside("sysctl", &["-w", "vm.swappiness=1"]).expect_err("the machine's own is not its to set");
+        let kept = fs::read_to_string("/proc/sys/kernel/panic").expect("a setting");
+        inside("sysctl", &["-w", "kernel.panic=77"]).expect("it may think so");
+        assert_eq!(
+            fs::read_to_string("/proc/sys/kernel/panic").expect("a setting"),
+            kept,
+            "the machine's is as before"
+        );
         let orphan = inside("bash", &["-c", "sleep 1000 >/dev/null 2>&1 & cat /proc/1/comm"]).expect("a process");
         assert_eq!(orphan.trim(), "bash");
 

@@ -28,8 +28,6 @@ pub(super) fn write(dir: &Path, cgroup: &str, names: &str, domain: &str) -> Resu
         // However full the machine is: nobody but the test decides what ends.
         "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%"},
         "imageGCHighThresholdPercent": 100,
-        // Then what it may not set for the whole machine is no error.
-        "featureGates": {"KubeletInUserNamespace": true},
     });
     fs::write(&config, text.to_string()).map_err(|e| e.to_string())?;
     Ok(config)
