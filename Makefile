@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Beside rustup's toolchain: a C and C++ compiler for the crypto and Kafka libraries, and OpenSSL's headers for Kafka over TLS.
 NEEDS = cargo cc c++ make perl pkg-config
 
-.PHONY: up test lint deny unit system soak faults mutants image bench needs test-needs clean
+.PHONY: up test lint deny unit system soak faults mutants image test-k8s bench needs test-needs clean
 
 up: needs
 	$(CARGO) build --release --package longhaul
@@ -65,6 +65,11 @@ mutants: needs
 image: needs
 	$(CARGO) build --locked --release --package longhaul
 	$(CARGO) run --quiet --package xtask -- image
+
+# Chart, kustomize and image against a real API server, which is built from its Go modules the first time (some minutes).
+test-k8s: needs test-needs
+	$(CARGO) build --package longhaul --package xtask
+	$(CARGO) test --package longhaul-test-k8s --test renders --test applies --test image
 
 bench: needs
 	$(CARGO) bench --package longhaul-benches --package longhaul-bench-congestion $(ARGS)

@@ -23,6 +23,7 @@ const ROWS: &[(u8, &[&str])] = &[
         &[
             "longhaul-test-brokers",
             "longhaul-test-cluster",
+            "longhaul-test-k8s",
             "longhaul-test-simulated",
             "longhaul-test-wire",
             "longhaul-tests",
