@@ -14,8 +14,10 @@ use longhaul_route::Refusal;
 use longhaul_telemetry::{InflowMetrics, OutflowMetrics};
 use longhaul_topology::FlowKey;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::audit::AuditView;
+use crate::progress::Progress;
 
 /// Gaps of a flow that are shown.
 const GAPS_SHOWN_MAX: usize = 16;
@@ -88,6 +90,10 @@ pub struct FlowView {
     pub lag_events: Option<u64>,
     /// Seconds since everything that the shard had was durable at the destination; 0 while it is.
     pub lag_seconds: f64,
+    /// Seconds since its durable position moved or it had everything that the shard had.
+    pub idle_seconds: f64,
+    /// Whether it does not move though its shard has more.
+    pub stalled: bool,
     /// Age of the oldest event that was sent and is not acknowledged, in seconds.
     pub unacknowledged_seconds: f64,
     /// For how long credit has been used up, in seconds.
@@ -148,8 +154,8 @@ pub(crate) struct FlowStatus {
     exhausted_ms: AtomicU64,
     /// How much of it the metric has.
     without_credit_ms: AtomicU64,
-    /// When it was last seen to have delivered everything.
-    level_at: Mutex<Instant>,
+    progress: Mutex<Progress>,
+    begin_again: Notify,
     resets: AtomicU64,
     audit: Mutex<AuditView>,
     gaps: Mutex<VecDeque<GapView>>,
@@ -218,6 +224,8 @@ impl Common {
             end_offset: None,
             lag_events: None,
             lag_seconds: 0.0,
+            idle_seconds: 0.0,
+            stalled: false,
             unacknowledged_seconds: 0.0,
             credit_exhausted_seconds: 0.0,
             resets: 0,
@@ -284,7 +292,8 @@ impl FlowStatus {
             unacked_ms: AtomicU64::new(0),
             exhausted_ms: AtomicU64::new(0),
             without_credit_ms: AtomicU64::new(0),
-            level_at: Mutex::new(Instant::now()),
+            progress: Mutex::new(Progress::new(Instant::now())),
+            begin_again: Notify::new(),
             resets: AtomicU64::new(0),
             audit: Mutex::default(),
             gaps: Mutex::default(),
@@ -353,6 +362,16 @@ impl FlowStatus {
         self.metrics.reset(code.as_str());
     }
 
+    /// Waits until it is found to be stalled, and is to begin again.
+    pub(crate) async fn stalled(&self) {
+        self.begin_again.notified().await;
+    }
+
+    /// It was stalled, and begins again.
+    pub(crate) fn begun_again(&self) {
+        self.metrics.begun_again();
+    }
+
     /// Whether it reads by itself.
     pub(crate) fn set_detached(&self, detached: bool) {
         self.detached.store(detached, Relaxed);
@@ -401,9 +420,10 @@ impl FlowStatus {
     pub(crate) fn view(&self, shard_end: Option<u64>, shard_error: Option<String>) -> FlowView {
         let next = |offset: u64| offset.wrapping_add(1);
         let lag_events = shard_end.map(|end| next(end).saturating_sub(next(self.durable.load(Relaxed))));
-        let mut level_at = self.level_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if lag_events == Some(0) {
-            *level_at = Instant::now();
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = progress.look(Instant::now(), known(&self.durable), lag_events, self.unacked_ms.load(Relaxed) > 0);
+        if look.begin_again {
+            self.begin_again.notify_one();
         }
         let common = self.common.view(End::Out);
         let audit = *self.audit.lock().unwrap_or_else(PoisonError::into_inner);
@@ -418,7 +438,9 @@ impl FlowStatus {
             durable: known(&self.durable),
             end_offset: shard_end,
             lag_events,
-            lag_seconds: level_at.elapsed().as_secs_f64(),
+            lag_seconds: look.lag.as_secs_f64(),
+            idle_seconds: look.idle.as_secs_f64(),
+            stalled: look.stalled,
             unacknowledged_seconds: seconds(&self.unacked_ms),
             credit_exhausted_seconds: seconds(&self.exhausted_ms),
             resets: self.resets.load(Relaxed),

@@ -6,6 +6,7 @@
 
 mod gap;
 mod send;
+mod stall;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -202,7 +203,8 @@ impl Driver {
                 read = read_own(&mut self.cursor), if wants_read => self.handle_read(read),
                 _ = self.news.changed(), if wants_news => {}
                 () = tokio::task::yield_now(), if self.more => {}
-                () = sleep_until(timer, self.flow.origin) => { let now = self.flow.now(); self.owner.handle_timeout(now); }
+                () = self.flow.status.stalled() => self.handle_stalled(),
+                () = sleep_until(timer, self.flow.origin) => self.handle_timeout(),
             }
         }
     }

@@ -22,6 +22,7 @@ mod mailbox;
 mod misdeeds;
 mod pace;
 mod parked;
+mod progress;
 mod refusals;
 mod reload;
 mod renewal;

@@ -163,6 +163,7 @@ impl Router {
         // Start is a reload from nothing.
         let documents = shared.documents.load_full();
         shared.apply(&documents, 1);
+        shared.metrics.router(&documents.router.region, &documents.router.name);
         shared.metrics.reload_succeeded(1);
         shared.watch();
         Ok(Self { shared })

@@ -75,6 +75,8 @@ struct State {
     /// Whose flows have a place in the ring.
     members: Vec<RouteTo>,
     offered: Option<Box<dyn Reader>>,
+    /// The reader that fills the ring is to be dropped.
+    lost: bool,
     end: Option<u64>,
     error: Option<String>,
 }
@@ -98,7 +100,7 @@ impl ShardHandle {
         supervisor: &Supervisor,
     ) -> Arc<Self> {
         let (ring, members) = (Ring::new(shard.replayable), Vec::new());
-        let state = State { ring, members, offered: None, end: None, error: None };
+        let state = State { ring, members, offered: None, lost: false, end: None, error: None };
         let shared = Arc::new(Shared {
             source,
             context,
@@ -217,6 +219,16 @@ impl Member {
         None
     }
 
+    /// Drops the ring's reader, which gives nothing though it should: as when it breaks by itself.
+    pub(crate) fn lose_reader(&self) {
+        let mut state = self.shard.shared.lock();
+        state.ring.handle_reader_lost();
+        state.lost = true;
+        drop(state);
+        self.shard.shared.room.notify_one();
+        self.shard.shared.tell();
+    }
+
     /// Whether a flow that stands before that offset with a reader of its own may as well give it to the ring: nobody takes from the
     /// ring, or nothing fills it, and the flow is beyond what it holds.
     #[must_use]
@@ -313,9 +325,12 @@ async fn pump(shared: Arc<Shared>, mut share: Share, stop: CancellationToken) {
         }
         let room = {
             let mut state = shared.lock();
+            let lost = std::mem::take(&mut state.lost);
             if let Some(offered) = state.offered.take() {
                 reader = Some(offered);
                 released = None;
+            } else if lost {
+                reader = None;
             }
             let room = state.ring.make_room(share.bytes_max());
             share.set_used(state.ring.bytes());

@@ -253,6 +253,7 @@ impl Shared {
             let sum = sums.entry((flow.route, flow.from, flow.to)).or_default();
             sum.flows += 1;
             sum.streaming += u64::from(flow.phase == Phase::Streaming);
+            sum.stalled += u64::from(flow.stalled);
             sum.unbalanced += u64::from(!flow.audit_balanced);
             sum.lag_events += flow.lag_events.unwrap_or(0);
             sum.oldest_unacked_seconds = sum.oldest_unacked_seconds.max(flow.unacknowledged_seconds);

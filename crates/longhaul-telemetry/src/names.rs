@@ -4,6 +4,8 @@
 //! identity are never labels. `from` and `to` are `region/broker`. What a flow shows is summed, or the worst taken, over the shards of
 //! its route, so that partitions do not multiply series.
 
+use std::fmt;
+
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -26,6 +28,13 @@ pub struct Metric {
     pub labels: &'static [&'static str],
     /// What it says, in a sentence.
     pub help: &'static str,
+}
+
+impl fmt::Display for Metric {
+    /// Its name, so that a query is written with the constants of this table.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 const FLOW: &[&str] = &["route", "from", "to"];
@@ -63,9 +72,11 @@ metrics! {
     GAP_EVENTS = "longhaul_gap_events_total", Counter, FLOW_REASON, "Events that are missing at the source and that a flow has passed over, as its route says, by reason.";
     AUDIT = "longhaul_flow_audit_events", Gauge, FLOW_TERM, "What has become of the events that this router has read or received, summed over shards: `read` is the sum of the other terms.";
     RESETS = "longhaul_flow_resets_total", Counter, FLOW_REASON, "Times that the destination had a flow opened again, by reason.";
+    RESTARTS = "longhaul_flow_restarts_total", Counter, FLOW, "Times that a flow which was stalled was opened again by itself.";
     FAULTS = "longhaul_flow_faults_total", Counter, FLOW_REASON, "Times that a source or destination was found not to serve a flow, by end and kind: `transient` passes, `config` needs somebody, `gap` and `poison` follow the route's policy.";
     MOVES = "longhaul_flow_moves_total", Counter, FLOW_REASON, "Times that a shard of the route was `gained` by this router, its start included, or `lost` to another router of the region; or came too often, and is `held` for a while.";
     FLOWS = "longhaul_flows", Gauge, FLOW, "Flows of the route that this router owns: one per shard.";
+    FLOWS_STALLED = "longhaul_flows_stalled", Gauge, FLOW, "Flows of the route that have not moved for a minute though their source has more.";
     FLOWS_UNBALANCED = "longhaul_flows_unbalanced", Gauge, FLOW, "Flows of the route whose audit does not account for every event; always 0.";
     FLOWS_STREAMING = "longhaul_flows_streaming", Gauge, FLOW, "Flows of the route that are open from end to end.";
     LAG_EVENTS = "longhaul_flow_lag_events", Gauge, FLOW, "Offsets between what is durable at the destination and the newest of the source, summed over shards.";
@@ -97,7 +108,7 @@ metrics! {
     MEMORY_USED = "longhaul_memory_budget_used_bytes", Gauge, &[], "Bytes of the memory budget in use: rings and granted credit.";
     MEMORY_LIMIT = "longhaul_memory_budget_bytes", Gauge, &[], "The memory budget.";
     TASK_PANICS = "longhaul_task_panics_total", Counter, &[], "Tasks that panicked and were started again.";
-    BUILD_INFO = "longhaul_build_info", Gauge, &["version"], "1, with the version of the program.";
+    BUILD_INFO = "longhaul_build_info", Gauge, &["version", "own_region", "router"], "1, with the version of the program, the region of this router and its name.";
 }
 
 #[cfg(test)]
@@ -108,7 +119,8 @@ mod tests {
 
     /// Endings of gauges that measure something; those that count things or say yes or no stand below.
     const UNITS: [&str; 3] = ["_seconds", "_bytes", "_events"];
-    const UNITLESS: [&str; 8] = [
+    const UNITLESS: [&str; 9] = [
+        "longhaul_flows_stalled",
         "longhaul_flows",
         "longhaul_flows_streaming",
         "longhaul_flows_unbalanced",
@@ -147,8 +159,20 @@ mod tests {
     #[test]
     fn labels_are_bounded_by_the_documents() {
         let known = [
-            "route", "from", "to", "term", "region", "address", "broker", "kind", "reason", "listener", "status",
+            "route",
+            "from",
+            "to",
+            "term",
+            "region",
+            "address",
+            "broker",
+            "kind",
+            "reason",
+            "listener",
+            "status",
             "version",
+            "own_region",
+            "router",
         ];
         for label in ALL.iter().flat_map(|metric| metric.labels) {
             assert!(known.contains(label), "{label}");

@@ -31,7 +31,8 @@ pub struct Metrics {
     resets: IntCounterVec,
     faults: IntCounterVec,
     moves: IntCounterVec,
-    flow_gauges: [GaugeVec; 7],
+    restarts: IntCounterVec,
+    flow_gauges: [GaugeVec; 8],
     parked: IntCounterVec,
     parked_now: GaugeVec,
     gaps: IntCounterVec,
@@ -49,6 +50,7 @@ pub struct Metrics {
     transit_opened: IntCounterVec,
     broker_up: GaugeVec,
     broker_errors: IntCounterVec,
+    build_info: GaugeVec,
     generation: IntGauge,
     reload_ok: IntGauge,
     reload_at: IntGauge,
@@ -100,6 +102,8 @@ pub struct FlowGauges {
     pub flows: u64,
     /// How many of them stream.
     pub streaming: u64,
+    /// How many of them do not move though their source has more.
+    pub stalled: u64,
     /// How many of them have books that do not balance.
     pub unbalanced: u64,
     /// Summed.
@@ -145,6 +149,7 @@ impl Metrics {
             resets: counters(r, names::RESETS),
             faults: counters(r, names::FAULTS),
             moves: counters(r, names::MOVES),
+            restarts: counters(r, names::RESTARTS),
             flow_gauges: [
                 gauges(r, names::FLOWS),
                 gauges(r, names::FLOWS_STREAMING),
@@ -153,6 +158,7 @@ impl Metrics {
                 gauges(r, names::OLDEST_UNACKED),
                 gauges(r, names::CREDIT_EXHAUSTED),
                 gauges(r, names::FLOWS_UNBALANCED),
+                gauges(r, names::FLOWS_STALLED),
             ],
             parked: counters(r, names::PARKED_EVENTS),
             parked_now: gauges(r, names::PARKED),
@@ -180,6 +186,7 @@ impl Metrics {
             transit_opened: counters(r, names::TRANSIT_OPENED),
             broker_up: gauges(r, names::BROKER_UP),
             broker_errors: counters(r, names::BROKER_ERRORS),
+            build_info: gauges(r, names::BUILD_INFO),
             generation: gauge(r, names::CONFIG_GENERATION),
             reload_ok: gauge(r, names::CONFIG_RELOAD_OK),
             reload_at: gauge(r, names::CONFIG_RELOAD_AT),
@@ -189,7 +196,6 @@ impl Metrics {
             panics: counters(r, names::TASK_PANICS).with_label_values::<&str>(&[]),
             registry,
         };
-        gauges(&metrics.registry, names::BUILD_INFO).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         add(&metrics.registry, prometheus::process_collector::ProcessCollector::for_self());
         Arc::new(metrics)
     }
@@ -262,6 +268,11 @@ impl Metrics {
             errors.inc();
         }
         gauge.set(f64::from(u8::from(up)));
+    }
+
+    /// Which router this is. What it shows is joined with this where it says nothing of its own region.
+    pub fn router(&self, own_region: &str, router: &str) {
+        self.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), own_region, router]).set(1.0);
     }
 
     /// Documents were taken up.
@@ -353,6 +364,11 @@ impl OutflowMetrics {
         refuse(&self.metrics.moves, &self.labels, how, 1);
     }
 
+    /// A flow was stalled, and begins again.
+    pub fn begun_again(&self) {
+        self.metrics.restarts.with_label_values(&self.labels).inc();
+    }
+
     /// The destination had the flow opened again.
     pub fn reset(&self, reason: &str) {
         refuse(&self.metrics.resets, &self.labels, reason, 1);
@@ -373,6 +389,7 @@ impl OutflowMetrics {
             gauges.oldest_unacked_seconds,
             gauges.credit_exhausted_seconds,
             gauges.unbalanced as f64,
+            gauges.stalled as f64,
         ];
         set(&self.metrics.flow_gauges, &self.labels, &values);
     }
@@ -403,6 +420,7 @@ impl OutflowMetrics {
                 forget(vec, &self.labels);
             });
         forget(&metrics.audit, &self.labels);
+        forget(&metrics.restarts, &self.labels);
         forget(&metrics.without_credit, &self.labels);
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Faults {
     pub open: u64,
     /// Writes that never end.
     pub hang_writes: bool,
+    /// Readers that open and then give nothing, so many.
+    pub hang_readers: u64,
     /// Openings that never end, so many.
     pub hang_opens: u64,
     /// Panics of the next reads, of a shard of its own reader or of the ring's alike.
@@ -273,6 +275,8 @@ impl Source for BrokerHandle {
             let mut state = self.0.lock();
             state.incarnations += 1;
             let fresh = state.incarnations;
+            let hangs = state.faults.hang_readers > 0;
+            state.faults.hang_readers = state.faults.hang_readers.saturating_sub(1);
             let log = state.logs.get_mut(&shard.name).expect("a shard of the test");
             let base = if self.0.replayable { 0 } else { log.released };
             if !self.0.replayable {
@@ -303,7 +307,8 @@ impl Source for BrokerHandle {
             let (incarnation, life) = (log.incarnation, log.life);
             let (broker, shard, grown) = (Arc::clone(&self.0), shard.name.clone(), self.0.grown.subscribe());
             let start = (next as u64).wrapping_sub(base as u64).wrapping_sub(1);
-            Ok(Box::new(LogReader { broker, shard, grown, incarnation, life, base, start, next }) as Box<dyn Reader>)
+            let reader = LogReader { broker, shard, grown, incarnation, life, base, start, next, hangs };
+            Ok(Box::new(reader) as Box<dyn Reader>)
         }
         .boxed()
     }
@@ -319,6 +324,7 @@ struct LogReader {
     base: usize,
     start: u64,
     next: usize,
+    hangs: bool,
 }
 
 impl Reader for LogReader {
@@ -332,6 +338,9 @@ impl Reader for LogReader {
 
     fn read(&mut self) -> BoxFuture<'_, Result<ReadBatch, SourceError>> {
         async move {
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
             loop {
                 self.grown.borrow_and_update();
                 {

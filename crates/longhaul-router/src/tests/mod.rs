@@ -11,3 +11,4 @@ mod mesh;
 mod poison;
 mod queues;
 mod reloads;
+mod stalls;

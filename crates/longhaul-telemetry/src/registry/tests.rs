@@ -34,6 +34,7 @@ fn everything() -> Arc<Metrics> {
     out.missing("purged", 1);
     out.reset("sink_lost");
     out.moved("gained");
+    out.begun_again();
     out.without_credit(Duration::from_millis(1500));
     out.gauges(FlowGauges::default());
     let into = metrics.inflow("orders", "eu/kafka", "us/rabbit");
@@ -54,6 +55,7 @@ fn everything() -> Arc<Metrics> {
     // What is parked stays in its broker, and in the metric, when its route is gone.
     metrics.parked("orders", "eu/kafka", "ap/nats", 1);
     metrics.audit("orders", "eu/kafka", "us/rabbit", &[("delivered", 8)]);
+    metrics.router("us", "router-1");
     metrics.reload_succeeded(1);
     metrics.task_panicked();
     metrics
