@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Beside rustup's toolchain: a C and C++ compiler for the crypto and Kafka libraries, and OpenSSL's headers for Kafka over TLS.
 NEEDS = cargo cc c++ make perl pkg-config
 
-.PHONY: up test lint deny unit system soak faults mutants image test-k8s bench needs test-needs clean
+.PHONY: up test lint deny unit system generated soak faults mutants image test-k8s bench needs test-needs clean
 
 up: needs
 	$(CARGO) build --release --package longhaul
@@ -37,6 +37,15 @@ SCENARIOS = $(shell sed -n '/^\[\[test\]\]/,$$s/^name = "\(.*\)"/\1/p' tests/Car
 system:
 	$(CARGO) build --workspace --exclude longhaul-tests --exclude longhaul-benches --exclude longhaul-bench-congestion --bin longhaul
 	$(CARGO) test --workspace --exclude longhaul-benches --exclude longhaul-bench-congestion $(SCENARIOS:%=--test %) -- --test-threads=1
+
+# Alerts, recording rules and dashboards of the chart, from the table of metrics; a test checks that they are what is committed.
+FILES = k8s/helm/longhaul/files
+GENERATE = $(CARGO) run --quiet --package longhaul -- generate
+generated:
+	mkdir -p $(FILES)/dashboards
+	$(GENERATE) alerts > $(FILES)/alerts.yaml
+	$(GENERATE) recording > $(FILES)/recording.yaml
+	for board in mesh region link flow; do $(GENERATE) dashboards $$board > $(FILES)/dashboards/$$board.json || exit 1; done
 
 # What takes too long for every change.
 soak: needs
