@@ -1,6 +1,7 @@
 //! `longhaul generate`: files made from what the code knows. One file per product; each writes to stdout.
 
 mod k8s;
+mod monitoring;
 mod schema;
 
 use crate::Failure;
@@ -19,6 +20,12 @@ enum What {
     RouterSchema,
     /// Values of the Helm chart for one region of a mesh document.
     K8s(k8s::Arguments),
+    /// Alerts, as a file of rules that Prometheus reads.
+    Alerts(monitoring::Alerts),
+    /// Recording rules for latency and delivery, as a file of rules that Prometheus reads.
+    Recording,
+    /// A dashboard for Grafana.
+    Dashboards(monitoring::Dashboards),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -26,6 +33,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         What::MeshSchema => schema::mesh(),
         What::RouterSchema => schema::router(),
         What::K8s(arguments) => return k8s::run(arguments),
+        What::Alerts(arguments) => monitoring::alerts(arguments),
+        What::Recording => monitoring::recording(),
+        What::Dashboards(arguments) => monitoring::dashboard(arguments),
     }
     Ok(())
 }
