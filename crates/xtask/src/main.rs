@@ -8,7 +8,7 @@ mod tidy;
 use std::path::Path;
 use std::process::ExitCode;
 
-use longhaul_test_brokers::{kafka::Kafka, nats::Nats, rabbitmq::RabbitMq};
+use longhaul_test_brokers::{kafka::Kafka, nats::Nats, prometheus, rabbitmq::RabbitMq};
 
 fn main() -> ExitCode {
     let command = std::env::args().nth(1).unwrap_or_default();
@@ -36,11 +36,12 @@ fn guards() -> Result<(), String> {
     if wrong.is_empty() { Ok(()) } else { Err(format!("\n{}", wrong.join("\n"))) }
 }
 
-/// Starts one broker of each kind and stops it: fetches what is missing, and proves that it runs.
+/// Starts one broker of each kind and stops it: fetches what is missing, and proves that it runs. Fetches Prometheus too.
 #[expect(clippy::print_stdout, reason = "says what is ready")]
 fn brokers() -> Result<(), String> {
     println!("kafka at {}", Kafka::start()?.bootstrap());
     println!("rabbitmq at {}", RabbitMq::start()?.uri());
     println!("nats at {}", Nats::start()?.url());
+    println!("prometheus in {}", prometheus::programs()?.prometheus.display());
     Ok(())
 }

@@ -26,10 +26,40 @@ pub fn provide<T>(package: &str, found: impl Fn() -> Option<T>) -> Result<T, Str
     found().ok_or(missing)
 }
 
+/// Fetches a package and unpacks it into that folder: nothing is installed and nothing is started, so that it needs no rights.
+///
+/// # Errors
+/// What `apt-get` or `dpkg` said.
+pub fn unpack(package: &str, into: &Path) -> Result<(), String> {
+    let download = || apt_get_in(into, &["download", "-q", package]);
+    // A new machine has no list of packages yet, or an old one.
+    download().or_else(|_| apt_get(&["update", "-q"]).and_then(|()| download()))?;
+    let files = std::fs::read_dir(into).map_err(|error| error.to_string())?;
+    let mut files = files.flatten().map(|file| file.path());
+    let file = files.find(|file| file.extension().is_some_and(|end| end == "deb")).ok_or("apt-get fetched nothing")?;
+    run(Command::new("dpkg").arg("-x").arg(&file).arg(into))?;
+    std::fs::remove_file(file).map_err(|error| error.to_string())
+}
+
 fn apt_get(arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").output();
-    let output = output.map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    apt_get_in(Path::new("/"), arguments)
+}
+
+fn apt_get_in(folder: &Path, arguments: &[&str]) -> Result<(), String> {
+    run(Command::new("apt-get").args(arguments).current_dir(folder).env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// Its name, with what it said.
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| format!("{name}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 /// Whether a program of that name is on the PATH.

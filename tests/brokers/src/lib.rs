@@ -12,6 +12,7 @@ pub mod debian;
 pub mod kafka;
 pub mod nats;
 mod process;
+pub mod prometheus;
 pub mod rabbitmq;
 
 pub use process::{Process, cache_dir, free_port, install, wait_for_port};

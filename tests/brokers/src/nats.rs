@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::debian::run;
 use crate::{Process, cache_dir, free_port, install, wait_for_port};
 
 /// The server's version, as Go and the wheel name it.
@@ -184,15 +185,6 @@ fn find(dir: &Path) -> Option<PathBuf> {
         let path = entry.path();
         if path.is_dir() { find(&path) } else { (path.file_name()? == "nats-server").then_some(path) }
     })
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let out = command.output().map_err(|e| format!("{name}: {e}"))?;
-    if out.status.success() {
-        return Ok(());
-    }
-    Err(format!("{name}: {}", String::from_utf8_lossy(&out.stderr).trim()))
 }
 
 #[cfg(test)]
