@@ -3,6 +3,7 @@
 //! Pure values. Read [`Event`] first, then [`Headers`] and [`Provenance`](provenance::Provenance).
 
 pub mod cloudevents;
+mod context;
 mod event;
 mod headers;
 mod id;
@@ -12,6 +13,7 @@ pub mod provenance;
 mod testing;
 mod text;
 
+pub use context::{CORRELATION_BYTES_MAX, TraceParent, correlation};
 pub use event::{Event, Identity};
 pub use headers::{HEADER_BYTES_MAX, HEADER_COUNT_MAX, Header, HeaderError, HeaderTag, Headers, HeadersBuilder};
 pub use id::{EventId, FlowId, hash64};
