@@ -287,6 +287,21 @@ mod tests {
     }
 
     #[test]
+    fn a_correlation_id_and_a_trace_parent_stay_as_they_were() {
+        let raw: [RawHeader<'_>; 4] = [
+            ("ce_correlationid", Some(b"c-1")),
+            ("correlation_id", Some(b"c-2")),
+            ("amqp.correlation_id", Some(b"c-3")),
+            ("traceparent", Some(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")),
+        ];
+        let event = read(record(1), &raw);
+        let written: Vec<_> =
+            event.headers.iter().map(|header| (header.name, header_value(&header).flatten())).collect();
+        let expected: Vec<_> = raw.iter().map(|(name, value)| (*name, value.map(Cow::Borrowed))).collect();
+        assert_eq!(written, expected);
+    }
+
+    #[test]
     fn our_own_headers_are_lifted_and_a_malformed_id_is_dropped() {
         let id = EventId(0xabc);
         let text = format!("{:032x}", id.0);

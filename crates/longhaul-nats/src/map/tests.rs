@@ -70,6 +70,17 @@ fn odd_headers_come_back_as_they_were() {
     assert_eq!(round_trip(&event), event);
 }
 
+/// Under its own name for every NATS client, and as the property again where the event goes on to RabbitMQ.
+#[test]
+fn a_correlation_id_stays_readable_in_every_form() {
+    for name in ["correlation_id", "amqp.correlation_id", "ce-correlationid", "traceparent"] {
+        let event = event(headers(&[(name, 0, b"c-1")]));
+        let out = to_message(&event, Dedup::Off).unwrap();
+        assert_eq!(out.headers.get(name).map(|value| value.as_str()), Some("c-1"), "{name}");
+        assert_eq!(round_trip(&event), event, "{name}");
+    }
+}
+
 #[test]
 fn plain_sorted_headers_need_no_order() {
     let out = to_message(&event(headers(&[("a", 0, b"1"), ("a", 0, b"2"), ("b", 0, b"3")])), Dedup::Off).unwrap();

@@ -69,6 +69,30 @@ fn everything_comes_back() {
 }
 
 #[test]
+fn a_correlation_id_is_a_property_where_it_was_one_and_is_kept_in_every_form() {
+    let mut event = event();
+    let others = [("correlation_id", "c-2"), ("cloudEvents_correlationid", "c-3"), ("traceparent", "00-1-2-01")];
+    let mut list = vec![("amqp.correlation_id", BYTES, &b"c-1"[..])];
+    list.extend(others.iter().map(|(name, value)| (*name, BYTES, value.as_bytes())));
+    event.headers = headers(&list);
+    let message = to_message(&event, None).expect("it has a form");
+    assert_eq!(message.properties.correlation_id().as_ref().map(ShortString::as_str), Some("c-1"));
+    for (name, value) in others {
+        assert_eq!(table(&message).inner().get(name), Some(&AMQPValue::LongString(value.into())), "{name}");
+    }
+    assert_eq!(there_and_back(&event), event);
+
+    // Longer than a property can be, it is a header.
+    for (length, is_property) in [(255, true), (256, false)] {
+        let long = "c".repeat(length);
+        event.headers = headers(&[("amqp.correlation_id", BYTES, long.as_bytes())]);
+        let message = to_message(&event, None).expect("it has a form");
+        assert_eq!(message.properties.correlation_id().is_some(), is_property, "{length}");
+        assert_eq!(there_and_back(&event), event, "{length}");
+    }
+}
+
+#[test]
 fn what_is_not_there_stays_away() {
     let mut event = event();
     (event.key, event.provenance, event.time_ms) = (None, Bytes::new(), 0);
