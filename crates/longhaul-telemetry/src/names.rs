@@ -107,6 +107,8 @@ metrics! {
     CERTIFICATE_EXPIRY = "longhaul_certificate_expiry_timestamp_seconds", Gauge, &[], "When this router's certificate expires.";
     MEMORY_USED = "longhaul_memory_budget_used_bytes", Gauge, &[], "Bytes of the memory budget in use: rings and granted credit.";
     MEMORY_LIMIT = "longhaul_memory_budget_bytes", Gauge, &[], "The memory budget.";
+    SPANS_EXPORTED = "longhaul_trace_spans_exported_total", Counter, &[], "Spans of traced events that the receiver took.";
+    SPANS_DROPPED = "longhaul_trace_spans_dropped_total", Counter, &["reason"], "Spans of traced events that were dropped, by reason: the `queue` was full, or their `export` failed.";
     TASK_PANICS = "longhaul_task_panics_total", Counter, &[], "Tasks that panicked and were started again.";
     BUILD_INFO = "longhaul_build_info", Gauge, &["version", "own_region", "router"], "1, with the version of the program, the region of this router and its name.";
 }

@@ -57,6 +57,9 @@ pub struct Metrics {
     certificate: IntGauge,
     memory: [IntGauge; 2],
     credit: IntGauge,
+    spans_exported: IntCounter,
+    /// By a full queue, by failed exports.
+    spans_dropped: [IntCounter; 2],
     panics: IntCounter,
 }
 
@@ -193,6 +196,8 @@ impl Metrics {
             certificate: gauge(r, names::CERTIFICATE_EXPIRY),
             memory: [gauge(r, names::MEMORY_USED), gauge(r, names::MEMORY_LIMIT)],
             credit: gauge(r, names::CREDIT_GRANTED),
+            spans_exported: counters(r, names::SPANS_EXPORTED).with_label_values::<&str>(&[]),
+            spans_dropped: labelled(&counters(r, names::SPANS_DROPPED), ["queue", "export"]),
             panics: counters(r, names::TASK_PANICS).with_label_values::<&str>(&[]),
             registry,
         };
@@ -291,6 +296,21 @@ impl Metrics {
     /// When the router's certificate expires, in seconds since the Unix epoch.
     pub fn certificate_expires(&self, at: i64) {
         self.certificate.set(at);
+    }
+
+    /// Spans were taken by their receiver.
+    pub(crate) fn spans_exported(&self, count: usize) {
+        self.spans_exported.inc_by(count as u64);
+    }
+
+    /// A span found the queue full.
+    pub(crate) fn span_not_queued(&self) {
+        self.spans_dropped[0].inc();
+    }
+
+    /// Spans were given up by their exporter.
+    pub(crate) fn spans_not_exported(&self, count: usize) {
+        self.spans_dropped[1].inc_by(count as u64);
     }
 
     /// The memory budget: bytes used, bytes in all, bytes granted as credit.
@@ -556,6 +576,11 @@ fn opts(metric: Metric) -> Opts {
 
 fn add(registry: &Registry, collector: impl Collector + 'static) {
     registry.register(Box::new(collector)).expect("names are unique in one registry");
+}
+
+/// Handles of a counter with one label.
+fn labelled<const N: usize>(metric: &IntCounterVec, values: [&str; N]) -> [IntCounter; N] {
+    values.map(|value| metric.with_label_values(&[value]))
 }
 
 fn counters(registry: &Registry, metric: Metric) -> IntCounterVec {
