@@ -166,6 +166,6 @@ impl JsonSchema for Amount {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schemars::json_schema!({ "type": ["string", "integer"] })
+        schemars::json_schema!({ "type": ["string", "number"] })
     }
 }

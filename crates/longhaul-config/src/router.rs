@@ -23,6 +23,8 @@ pub struct Router {
     pub admin: Admin,
     /// Memory budget in bytes.
     pub memory_bytes: u64,
+    /// Where spans of sampled events go; nowhere when nothing is said.
+    pub traces: Option<Traces>,
     /// How to reach the brokers of this region, by name.
     pub brokers: BTreeMap<String, BrokerAccess>,
     /// Resolves router addresses of the mesh document to others, for tests and split DNS.
@@ -53,6 +55,17 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// Bearer token that writes need; without one they are off.
     pub token: Option<Secret>,
+}
+
+/// Spans of sampled events.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traces {
+    /// URL that OTLP over HTTP is posted to, path included.
+    pub endpoint: String,
+    /// Part of all events, above 0 and at most 1.
+    pub ratio: f64,
+    /// Whether events are traced too that their creator traced.
+    pub follow: bool,
 }
 
 /// How to reach one broker.

@@ -132,3 +132,29 @@ fn the_two_documents_fit_each_other_or_not() {
     let found = check_pair(&router(&elsewhere).unwrap(), &mesh).unwrap_err().to_string();
     assert_eq!(found, "router document: the mesh `m` has no region called `eu-wset` (did you mean `eu-west`?)");
 }
+
+#[test]
+fn traces_go_nowhere_until_an_endpoint_is_named() {
+    assert_eq!(router(HEAD).unwrap().traces, None);
+    let with = |traces: &str| router(&format!("{HEAD}traces: {traces}\n"));
+    let found = with("{endpoint: \"http://collector:4318\"}").unwrap().traces.unwrap();
+    assert_eq!((found.endpoint.as_str(), found.ratio, found.follow), ("http://collector:4318/v1/traces", 0.001, false));
+    let found = with("{endpoint: \"http://[::1]:9/otlp\", ratio: 1, follow: true}").unwrap().traces.unwrap();
+    assert_eq!((found.endpoint.as_str(), found.ratio, found.follow), ("http://[::1]:9/otlp", 1.0, true));
+    for (traces, says) in [
+        ("{}", "router.yaml:7:"),
+        ("{endpoint: \"https://collector:4318\"}", "no endpoint for traces"),
+        ("{endpoint: \"collector:4318\"}", "no endpoint for traces"),
+        ("{endpoint: \"http://collector\"}", "expected HOST:PORT"),
+        ("{endpoint: \"http://me:hunter2@collector:1\"}", "expected HOST:PORT"),
+        ("{endpoint: \"http://c:1/a b\"}", "a path that is none"),
+        ("{endpoint: \"http://c:1\", ratio: 0}", "router.yaml:7:41: `0` is not understood: expected a number above 0"),
+        ("{endpoint: \"http://c:1\", ratio: 1.001}", "at most 1"),
+        ("{endpoint: \"http://c:1\", ratio: NaN}", "at most 1"),
+        ("{endpoint: \"http://c:1\", ration: 0.1}", "did you mean `ratio`?"),
+    ] {
+        let said = with(traces).unwrap_err().to_string();
+        assert!(said.contains(says), "{traces}: {said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}

@@ -8,6 +8,7 @@ pub(crate) mod predicate;
 pub(crate) mod route;
 pub(crate) mod router;
 pub(crate) mod secrets;
+mod traces;
 pub(crate) mod units;
 
 use crate::field::Field;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::compile::mesh::amount;
 use crate::compile::secrets::Sources;
-use crate::compile::{Context, access, units};
+use crate::compile::{Context, access, traces, units};
 use crate::field::{Amount, Entries, Field};
 use crate::raw::router::{RawAccess, RawAdmin, RawListen, RawRouter};
 use crate::report::Report;
@@ -34,6 +34,7 @@ pub(crate) fn router(raw: &RawRouter, sources: &Sources<'_>, cx: Context<'_>) ->
     let link = raw.link.value.as_ref().and_then(|link| listen(link, sources.folder, cx));
     let admin = admin(raw.admin.as_ref(), cx);
     let memory = bounded(raw.memory.as_ref(), MEMORY_BYTES, MEMORY_BYTES_MIN..=u64::MAX, "32MiB at least", cx);
+    let traces = traces::traces(raw.traces.as_ref(), cx);
     let brokers = brokers(raw.brokers.as_ref(), sources.folder, cx);
     let resolve = resolve(raw.resolve.as_ref(), cx);
     Some(Router {
@@ -43,6 +44,7 @@ pub(crate) fn router(raw: &RawRouter, sources: &Sources<'_>, cx: Context<'_>) ->
         link: link?,
         admin: admin?,
         memory_bytes: memory?,
+        traces: traces?,
         brokers: brokers?,
         resolve: resolve?,
     })

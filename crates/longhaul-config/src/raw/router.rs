@@ -27,6 +27,8 @@ pub(crate) struct RawRouter {
     pub(crate) admin: Maybe<RawAdmin>,
     /// Memory budget, such as `512MiB` (when it is left out), from 32MiB.
     pub(crate) memory: Maybe<Amount>,
+    /// Spans of sampled events, for OpenTelemetry; none when it is left out.
+    pub(crate) traces: Maybe<RawTraces>,
     /// How to reach the brokers of the region, by their names in the mesh document.
     pub(crate) brokers: Maybe<Entries<RawAccess>>,
     /// Other addresses for router addresses of the mesh document, `HOST:PORT` each: for tests and split DNS.
@@ -67,6 +69,19 @@ pub(crate) struct RawAdmin {
     pub(crate) listen: Maybe<String>,
     /// Bearer token for requests that change something; without one they are refused.
     pub(crate) token: Maybe<String>,
+}
+
+/// Spans of sampled events, sent to an OpenTelemetry collector.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename = "traces", deny_unknown_fields)]
+pub(crate) struct RawTraces {
+    /// `http://HOST:4318`, where OTLP over HTTP is received; with a path where that is another than `/v1/traces`.
+    pub(crate) endpoint: Field<String>,
+    /// Part of all events that is traced, above 0 and at most 1; `0.001` when it is left out. The same events in every router that
+    /// says the same.
+    pub(crate) ratio: Maybe<Amount>,
+    /// Trace the events too whose creator's `traceparent` says that it traced them; `false` when it is left out.
+    pub(crate) follow: Maybe<bool>,
 }
 
 /// How to reach one broker: exactly one kind, the one that the mesh document says.
