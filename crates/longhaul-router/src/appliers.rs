@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use longhaul_broker::{Connector, Sink, SinkSpec};
 use longhaul_event::FlowId;
-use longhaul_telemetry::{InflowMetrics, Metrics};
+use longhaul_telemetry::{InflowMetrics, Metrics, Tracer};
 use longhaul_topology::{FlowKey, OnPoison};
 use longhaul_wire::FlowOpen;
 
@@ -16,6 +16,7 @@ use crate::flow_status::{FlowView, InflowStatus, Phase};
 use crate::live::Live;
 use crate::mailbox::{Inbound, Mailbox, Refused};
 use crate::supervise::Supervisor;
+use crate::traced;
 
 /// What comes in for each flow, and where it stands.
 type FlowsById = HashMap<FlowId, (Arc<Mailbox>, Arc<InflowStatus>)>;
@@ -27,6 +28,7 @@ pub(crate) struct Appliers {
     budget: Arc<Budget>,
     supervisor: Supervisor,
     metrics: Arc<Metrics>,
+    tracer: Option<Arc<Tracer>>,
     origin: Instant,
     flows: Mutex<FlowsById>,
     /// Shared by the flows that write the same thing, for as long as there are any.
@@ -42,10 +44,11 @@ impl Appliers {
         budget: Arc<Budget>,
         supervisor: Supervisor,
         metrics: Arc<Metrics>,
+        tracer: Option<Arc<Tracer>>,
         origin: Instant,
     ) -> Arc<Self> {
         let (flows, sinks) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { live, brokers, budget, supervisor, metrics, origin, flows, sinks })
+        Arc::new(Self { live, brokers, budget, supervisor, metrics, tracer, origin, flows, sinks })
     }
 
     /// Whether the router drains: no flow may be opened any more.
@@ -150,6 +153,7 @@ impl Appliers {
         let (mailbox, status) = (Arc::new(Mailbox::default()), Arc::new(InflowStatus::new(key.clone(), metrics)));
         let flow = Arc::new(ApplierFlow {
             key: key.clone(),
+            tracer: traced::of_flow(self.tracer.as_ref(), key, &plan.route, plan.to),
             plan,
             mailbox: Arc::clone(&mailbox),
             status: Arc::clone(&status),

@@ -8,7 +8,7 @@
 mod aside;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
@@ -17,6 +17,7 @@ use longhaul_broker::{Opened, Parking, Poison, Sink, SinkError, Writer};
 use longhaul_event::{Event, Position};
 use longhaul_flow::{Applier, ApplierConfig, ApplierOutput, ApplierState, Offer, ResetCode, Span};
 use longhaul_route::CompiledRoute;
+use longhaul_telemetry::{FlowTracer, Writing};
 use longhaul_topology::{FlowKey, Guarantee, OnPoison};
 use longhaul_wire::Frame;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::Audit;
 use crate::budget::{Budget, Share, Use};
 use crate::flow_status::{InflowStatus, Phase};
-use crate::mailbox::{Attachment, Inbound, Mailbox};
+use crate::mailbox::{Attachment, Inbound, Mailbox, Received};
 use crate::parked::Refused;
 use crate::waiting::{sleep_until, wait_for};
 
@@ -78,6 +79,8 @@ pub(crate) struct ApplierFlow {
     pub status: Arc<InflowStatus>,
     /// The memory that its credit comes from.
     pub budget: Arc<Budget>,
+    /// Who records its spans, if somebody does.
+    pub tracer: Option<FlowTracer>,
     /// Router start, the origin of the state machine's time.
     pub origin: Instant,
     /// Finishes what is written, then ends.
@@ -89,16 +92,26 @@ pub(crate) struct ApplierFlow {
 /// A cursor that is being written.
 type Committing = BoxFuture<'static, (Position, Result<(), SinkError>)>;
 
+/// A write that has ended, with what of it is traced.
+type Written = (Span, Vec<Writing>, Result<(), SinkError>);
+
+/// Events on their way into the sink, and what of them is traced.
+struct Batch {
+    span: Span,
+    events: Vec<Event>,
+    writing: Vec<Writing>,
+}
+
 struct Driver {
     flow: Arc<ApplierFlow>,
     plan: Plan,
-    applier: Applier<Vec<Event>>,
+    applier: Applier<Received>,
     share: Share,
     owner: Option<Attachment>,
     partition: Option<u32>,
     writer: Option<Box<dyn Writer>>,
     opening: Option<BoxFuture<'static, Result<Opened, SinkError>>>,
-    writes: FuturesOrdered<BoxFuture<'static, (Span, Result<(), SinkError>)>>,
+    writes: FuturesOrdered<BoxFuture<'static, Written>>,
     committing: Option<Committing>,
     /// The cursor that the destination had when it last said so.
     cursor: Option<Position>,
@@ -108,7 +121,7 @@ struct Driver {
     refused: Vec<Refused>,
     /// Events that are being parked. What stands with them waits here, so that nothing is written beyond them before that is done.
     parking: Option<BoxFuture<'static, Result<(), SinkError>>>,
-    parked: Option<(Span, Vec<Event>)>,
+    parked: Option<Batch>,
     audit: Audit,
     /// Where a new chain begins, until its first events are delivered.
     begins: Option<Position>,
@@ -181,7 +194,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = drain.cancelled(), if !self.draining => self.drain(),
-                Some((span, result)) = self.writes.next(), if !self.writes.is_empty() => self.handle_written(span, result),
+                Some((span, writing, result)) = self.writes.next(), if !self.writes.is_empty() => self.handle_written(span, writing, result),
                 (position, result) = wait_for(&mut self.committing), if self.committing.is_some() => self.handle_committed(position, result),
                 settled = wait_for(&mut self.settling), if self.settling.is_some() => self.handle_settled(settled),
                 parked = wait_for(&mut self.parking), if self.parking.is_some() => self.handle_parked(parked),
@@ -241,9 +254,9 @@ impl Driver {
                 *self.flow.last_owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
                 self.owner = Some(attachment);
             }
-            Inbound::Batch { attachment, path_epoch, start, incarnation, span, events } => {
+            Inbound::Batch { attachment, start, incarnation, span, batch } => {
                 if self.is_owner(attachment) {
-                    self.handle_batch(path_epoch, start, incarnation, span, events);
+                    self.handle_batch(start, incarnation, span, batch);
                 }
             }
             Inbound::Gone { attachment, closed } => {
@@ -270,10 +283,10 @@ impl Driver {
         self.owner.as_ref().is_some_and(|owner| owner.id() == attachment)
     }
 
-    fn handle_batch(&mut self, path_epoch: u32, start: bool, incarnation: u64, span: Span, events: Vec<Event>) {
+    fn handle_batch(&mut self, start: bool, incarnation: u64, span: Span, batch: Received) {
         let now = self.flow.now();
         self.flow.status.received(span.events, span.bytes);
-        match self.applier.handle_batch(now, path_epoch, start, incarnation, span, events) {
+        match self.applier.handle_batch(now, batch.path_epoch, start, incarnation, span, batch) {
             Offer::Accepted | Offer::Held if start => self.begins = Some(Position { incarnation, offset: span.prev }),
             Offer::Accepted | Offer::Held => {}
             Offer::Duplicate | Offer::Stale => self.flow.status.stale_batch(),
@@ -337,17 +350,21 @@ impl Driver {
     fn deliver(&mut self) {
         let writes_max = if self.plan.is_atomic() { ATOMIC_WRITES_MAX } else { WRITES_MAX };
         while self.writes.len() < writes_max && self.writer.is_some() && self.parking.is_none() {
-            let Some((span, mut events)) = self.applier.poll_deliver() else { return };
-            let aside = self.set_aside(span, &mut events);
+            let Some((span, Received { events, path_epoch, at })) = self.applier.poll_deliver() else { return };
+            let tracer = self.flow.tracer.as_ref();
+            let writing = tracer.map(|tracer| tracer.received(&events, path_epoch, (at, SystemTime::now())));
+            let mut batch = Batch { span, events, writing: writing.unwrap_or_default() };
+            let aside = self.set_aside(span, &mut batch.events);
+            self.end_aside(&mut batch);
             if aside.is_empty() {
-                self.write(span, events);
+                self.write(batch);
             } else {
-                self.park(span, events, aside);
+                self.park(batch, aside);
             }
         }
     }
 
-    fn write(&mut self, span: Span, mut events: Vec<Event>) {
+    fn write(&mut self, Batch { span, mut events, writing }: Batch) {
         self.rebind(&mut events);
         self.ask();
         self.flow.status.writing(&events);
@@ -359,7 +376,7 @@ impl Driver {
             Some(writer) if !events.is_empty() => writer.write(events),
             _ => futures::future::ready(Ok(())).boxed(),
         };
-        self.writes.push_back(write.map(move |result| (span, result)).boxed());
+        self.writes.push_back(write.map(move |result| (span, writing, result)).boxed());
     }
 
     /// CloudEvents attributes are written in the binding of the destination. Where that would not fit into an event's headers, they stay as
@@ -376,15 +393,23 @@ impl Driver {
         }
     }
 
-    fn handle_written(&mut self, span: Span, result: Result<(), SinkError>) {
+    fn handle_written(&mut self, span: Span, writing: Vec<Writing>, result: Result<(), SinkError>) {
         let now = self.flow.now();
         self.heard = now;
+        self.end_writes(writing, result.as_ref().err());
         match result {
             Ok(()) => {
                 self.flow.status.delivered(span.events, span.bytes);
                 self.applier.handle_written(now, span.last);
             }
             Err(error) => self.sink_failed(&error),
+        }
+    }
+
+    /// Spans of writes that have ended. What the sink still had when it was given up has none: it is sent again.
+    fn end_writes(&self, writing: Vec<Writing>, error: Option<&SinkError>) {
+        if let Some(tracer) = self.flow.tracer.as_ref().filter(|_| !writing.is_empty()) {
+            tracer.written(writing, error.map(ToString::to_string).as_deref());
         }
     }
 

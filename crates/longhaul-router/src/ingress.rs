@@ -19,6 +19,7 @@ use longhaul_event::{Position, Start};
 use longhaul_flow::{Heard, Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, ResetCode};
 use longhaul_link::class_to_wire;
 use longhaul_route::{CompiledRoute, Refusal};
+use longhaul_telemetry::FlowTracer;
 use longhaul_topology::{Class, FlowKey, Guarantee, RouteStart};
 use longhaul_wire::{BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits};
 use tokio::sync::watch;
@@ -71,6 +72,8 @@ pub(crate) struct OwnerFlow {
     pub epochs: Arc<Epochs>,
     /// Where it stands, for people.
     pub status: Arc<FlowStatus>,
+    /// Who records its spans, if somebody does.
+    pub tracer: Option<FlowTracer>,
     /// Router start, the origin of the state machine's time.
     pub origin: Instant,
     /// Stops reading at once; the flow ends when all that was sent is acknowledged.

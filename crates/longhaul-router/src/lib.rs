@@ -34,6 +34,7 @@ mod sources;
 mod supervise;
 #[cfg(test)]
 mod tests;
+mod traced;
 mod transit;
 mod view;
 mod waiting;

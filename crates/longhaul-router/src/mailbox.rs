@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use longhaul_event::Event;
 use longhaul_flow::Span;
@@ -65,12 +65,22 @@ impl Attachment {
     }
 }
 
+/// The events of a batch, and which batch it was, for traces.
+pub(crate) struct Received {
+    /// In order.
+    pub events: Vec<Event>,
+    /// The path epoch that it was sent in.
+    pub path_epoch: u32,
+    /// When it came in.
+    pub at: SystemTime,
+}
+
 /// What comes in for a flow.
 pub(crate) enum Inbound {
     /// An owner opens the flow, which follows this plan from now on.
     Open { attachment: Attachment, owner_epoch: u64, path_epoch: u32, partition: Option<u32>, plan: Plan },
     /// A batch of that attachment.
-    Batch { attachment: u64, path_epoch: u32, start: bool, incarnation: u64, span: Span, events: Vec<Event> },
+    Batch { attachment: u64, start: bool, incarnation: u64, span: Span, batch: Received },
     /// The connection of that attachment is gone, or the owner closed the flow.
     Gone { attachment: u64, closed: bool },
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use longhaul_broker::{Connector, Parking, Poison, SinkError, SinkSpec};
-use longhaul_event::{Event, Position};
+use longhaul_event::{Event, Position, correlation};
 use longhaul_telemetry::Metrics;
 use longhaul_topology::{FlowKey, Guarantee, OnPoison};
 use tokio::sync::Mutex;
@@ -82,6 +82,8 @@ pub(crate) async fn park(
             route = flow.route,
             id = name,
             offset = event.offset,
+            event = %event.id,
+            correlation_id = correlation(&event.headers).as_deref(),
             reason = refused.reason,
             "parked an event that its destination refuses"
         );

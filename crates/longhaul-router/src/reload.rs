@@ -107,6 +107,7 @@ fn what_needs_a_restart(old: &RouterDocument, new: &RouterDocument) -> Option<&'
         (bound(&old.link) != bound(&new.link), "the link listener"),
         (old.admin != new.admin, "the admin listener"),
         (old.memory_bytes != new.memory_bytes, "the memory budget"),
+        (old.traces != new.traces, "the receiver of traces"),
         (old.brokers != new.brokers, "the access to a broker"),
         (old.resolve != new.resolve, "the map of resolved names"),
     ];

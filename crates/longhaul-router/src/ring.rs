@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use longhaul_event::Event;
 use longhaul_route::Admission;
+use longhaul_telemetry::During;
 
 /// One batch as it was read and admitted.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(crate) struct RingBatch {
     pub admissions: Vec<Admission>,
     /// Bytes that it is charged for.
     pub bytes: u64,
+    /// From when it was read to when it was admitted, for traces.
+    pub read: During,
 }
 
 /// A flow's place at a ring.
@@ -221,7 +224,8 @@ mod tests {
     use super::*;
 
     fn batch(first: u64, end: u64) -> RingBatch {
-        RingBatch { first, end, events: Vec::new(), admissions: Vec::new(), bytes: 100 }
+        let read = (std::time::UNIX_EPOCH, std::time::UNIX_EPOCH);
+        RingBatch { first, end, events: Vec::new(), admissions: Vec::new(), bytes: 100, read }
     }
 
     fn filled(replayable: bool, batches: u64) -> Ring {

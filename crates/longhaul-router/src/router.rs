@@ -15,7 +15,7 @@ use longhaul_config::BrokerAccess;
 use longhaul_event::provenance::Place;
 use longhaul_link::{Dialer, Identity, LinkConfig, Listener, WindowHint};
 use longhaul_route::RouteTable;
-use longhaul_telemetry::Metrics;
+use longhaul_telemetry::{Export, Metrics};
 use longhaul_topology::{Graph, Mesh, WAY_LINKS_MAX};
 
 use crate::appliers::Appliers;
@@ -28,6 +28,7 @@ use crate::parked::ParkedEvents;
 use crate::sessions::Sessions;
 use crate::sources::Sources;
 use crate::supervise::Supervisor;
+use crate::traced;
 use crate::transit::Transit;
 
 /// How long a drain waits for what is under way.
@@ -112,12 +113,14 @@ impl Router {
         let link_address = listener.local_addr().map_err(|error| StartError(error.to_string()))?;
         let dialer = Dialer::new(&link_config).map_err(|error| StartError(error.to_string()))?;
 
+        let (tracer, export) = traced::tracer(&config, &documents.mesh.name, &metrics).map_err(StartError)?.unzip();
         let appliers = Appliers::new(
             Arc::clone(&live),
             Arc::clone(&brokers),
             Arc::clone(&budget),
             supervisor.clone(),
             Arc::clone(&metrics),
+            tracer.clone(),
             origin,
         );
         let links = Links::new(dialer, config.resolve, supervisor.clone(), Arc::clone(&metrics));
@@ -136,6 +139,7 @@ impl Router {
             budget: Arc::clone(&budget),
             supervisor: supervisor.clone(),
             metrics: Arc::clone(&metrics),
+            tracer,
             epochs: Arc::default(),
             origin,
             running: Mutex::default(),
@@ -166,6 +170,9 @@ impl Router {
         shared.metrics.router(&documents.router.region, &documents.router.name);
         shared.metrics.reload_succeeded(1);
         shared.watch();
+        if let Some(export) = export {
+            shared.export_spans(export);
+        }
         Ok(Self { shared })
     }
 
@@ -232,6 +239,14 @@ impl Shared {
         self.supervisor.spawn("parked count", stop.clone(), move || Arc::clone(&parked).count_for_ever(token.clone()));
         let (shared, token) = (Arc::clone(self), stop.clone());
         self.supervisor.spawn("metrics collection", stop, move || Arc::clone(&shared).collect_for_ever(token.clone()));
+    }
+
+    fn export_spans(&self, export: Export) {
+        let (export, stop) = (Arc::new(export), self.supervisor.stop_token().child_token());
+        self.supervisor.spawn("span export", stop.clone(), move || {
+            let (export, stop) = (Arc::clone(&export), stop.clone());
+            async move { export.run(stop.cancelled()).await }
+        });
     }
 
     fn is_at_rest(&self) -> bool {

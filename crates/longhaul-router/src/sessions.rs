@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use longhaul_event::Event;
@@ -22,7 +22,7 @@ use crate::appliers::Appliers;
 use crate::egress::reset_frame;
 use crate::flow_status::wall_ms;
 use crate::ledger::Charge;
-use crate::mailbox::{Attachment, Inbound, Mailbox, Refused};
+use crate::mailbox::{Attachment, Inbound, Mailbox, Received, Refused};
 use crate::misdeeds::{CREDIT, FLOODED, NEVER_OPENED, TOO_MANY_LINKS, WRONG_WAY, reason};
 use crate::pace::Paces;
 use crate::supervise::Supervisor;
@@ -402,11 +402,10 @@ impl BatchHandler for Session {
         let span = Span { prev: header.prev, last: header.last, events: header.count, bytes: header.raw_len };
         let inbound = Inbound::Batch {
             attachment,
-            path_epoch: header.path_epoch,
             start: header.start,
             incarnation: header.incarnation,
             span,
-            events,
+            batch: Received { events, path_epoch: header.path_epoch, at: SystemTime::now() },
         };
         match mailbox.put(inbound) {
             Ok(()) | Err(Refused::Closed) => Ok(()),

@@ -12,7 +12,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use longhaul_broker::{ReadBatch, Reader, Shard, Source, SourceError};
 use longhaul_event::{Position, Start};
@@ -412,11 +412,11 @@ fn take(shared: &Shared, read: Result<ReadBatch, SourceError>) -> bool {
 
 /// Judges what was read, once for all flows.
 pub(crate) fn admit(context: &IngressContext, incarnation: u64, first: u64, read: ReadBatch) -> RingBatch {
-    let ReadBatch { mut events, last } = read;
+    let (ReadBatch { mut events, last }, read_at) = (read, SystemTime::now());
     let of_events: u64 = events.iter().map(|event| u64::try_from(event.size()).unwrap_or(u64::MAX)).sum();
     let bytes = of_events + BATCH_OVERHEAD_BYTES;
     let admissions = longhaul_route::ingress(&mut events, context, incarnation);
-    RingBatch { first, end: last.wrapping_add(1), events, admissions, bytes }
+    RingBatch { first, end: last.wrapping_add(1), events, admissions, bytes, read: (read_at, SystemTime::now()) }
 }
 
 async fn open_only_reader(

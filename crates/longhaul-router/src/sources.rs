@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use longhaul_broker::{Connector, Shard, Source, SourceError, SourceSpec};
 use longhaul_route::{CompiledRoute, IngressContext};
-use longhaul_telemetry::{Metrics, OutflowMetrics};
+use longhaul_telemetry::{Metrics, OutflowMetrics, Tracer};
 use longhaul_topology::{FlowKey, SourceKind};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,6 +25,7 @@ use crate::links::Links;
 use crate::live::World;
 use crate::shard::{Followers, Member, RouteTo, ShardHandle};
 use crate::supervise::Supervisor;
+use crate::traced;
 
 /// A route as people see it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +56,8 @@ pub(crate) struct Sources {
     pub supervisor: Supervisor,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Who records spans, if somebody does.
+    pub tracer: Option<Arc<Tracer>>,
     /// Owner epochs.
     pub epochs: Arc<Epochs>,
     /// Router start.
@@ -363,8 +366,10 @@ impl RouteRunner {
         status.moved("gained");
         self.state.flows().insert(shard.name.clone(), (Arc::clone(&status), Arc::clone(&member)));
         let stop = self.stop.child_token();
+        let tracer = traced::of_flow(sources.tracer.as_ref(), &key, &self.route, self.to);
         let flow = Arc::new(OwnerFlow {
             key,
+            tracer,
             route: Arc::clone(&self.route),
             to: self.to,
             member,

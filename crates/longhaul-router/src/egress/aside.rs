@@ -5,11 +5,12 @@
 
 use futures::FutureExt;
 use longhaul_broker::SinkError;
-use longhaul_event::{Event, Position};
+use longhaul_event::{Event, Position, correlation};
 use longhaul_flow::Span;
+use longhaul_telemetry::set_aside;
 use longhaul_topology::OnPoison;
 
-use super::Driver;
+use super::{Batch, Driver};
 use crate::audit::Fate;
 use crate::parked::{Refused, park};
 
@@ -43,7 +44,14 @@ impl Driver {
                     let refused = Refused { at, kind: refused.kind, reason: refused.reason.clone() };
                     aside.push((event, refused));
                 }
-                Some(_) => self.audit.add(event.offset, Fate::Dropped),
+                Some(refused) => {
+                    self.audit.add(event.offset, Fate::Dropped);
+                    tracing::warn!(
+                        flow = %self.flow.status.name(), offset = event.offset, event = %event.id,
+                        correlation_id = correlation(&event.headers).as_deref(), reason = refused.reason,
+                        "left out an event that its destination refuses"
+                    );
+                }
             }
         }
         self.audit.end_span(span.last);
@@ -51,14 +59,22 @@ impl Driver {
         aside
     }
 
+    /// Spans of events that are not written: with the reason for which they were set aside.
+    pub(super) fn end_aside(&self, batch: &mut Batch) {
+        if let Some(tracer) = self.flow.tracer.as_ref().filter(|_| !batch.writing.is_empty()) {
+            let aside = set_aside(&mut batch.writing, &batch.events);
+            tracer.written(aside, Some("set aside: the destination refuses it"));
+        }
+    }
+
     /// Parks events; `rest`, which stands with them, is written when that is done.
-    pub(super) fn park(&mut self, span: Span, rest: Vec<Event>, aside: Vec<(Event, Refused)>) {
+    pub(super) fn park(&mut self, rest: Batch, aside: Vec<(Event, Refused)>) {
         let Some(place) = self.plan.parking.clone() else {
             return self.sink_failed(&SinkError::Config("the destination has no place for what it refuses".to_owned()));
         };
         self.ask();
         let (flow, partition) = (self.flow.key.clone(), self.partition);
-        self.parked = Some((span, rest));
+        self.parked = Some(rest);
         let status = std::sync::Arc::clone(&self.flow.status);
         self.parking = Some(
             async move {
@@ -75,7 +91,7 @@ impl Driver {
         self.parking = None;
         self.heard = self.flow.now();
         match (parked, self.parked.take()) {
-            (Ok(()), Some((span, rest))) => self.write(span, rest),
+            (Ok(()), Some(rest)) => self.write(rest),
             (Ok(()), None) => {}
             (Err(error), _) => self.sink_failed(&error),
         }

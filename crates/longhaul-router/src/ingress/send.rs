@@ -1,11 +1,13 @@
 //! Sending: what of a batch the route takes, as far as credit goes, as one batch on the wire.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use longhaul_broker::SourceError;
-use longhaul_event::Event;
+use longhaul_event::{Event, correlation};
 use longhaul_flow::Span;
 use longhaul_route::Refusal;
+use longhaul_telemetry::During;
 use longhaul_topology::OnPoison;
 use longhaul_wire::{BATCH_EVENTS_MAX, WireError};
 
@@ -22,12 +24,14 @@ impl Driver {
         let flow = Arc::clone(&self.flow);
         let from = batch.events.partition_point(|event| event.offset < self.next);
         let (events, admissions) = (&batch.events[from..], &batch.admissions[from..]);
+        let deciding = flow.tracer.as_ref().map(|_| SystemTime::now());
         flow.route.decide_batch(self.flow.to, events, admissions, &mut self.verdicts);
+        let decided = deciding.map(|began| (began, SystemTime::now()));
         let bytes_max = allowance.bytes.min(BATCH_BYTES_MAX);
         let events_max = allowance.events.min(u64::from(BATCH_EVENTS_MAX));
         let drops = flow.route.route().on_poison == OnPoison::Drop;
         let (mut looked_at, mut size, mut end) = (0, 0, batch.end);
-        for ((event, admission), verdict) in events.iter().zip(admissions).zip(&self.verdicts) {
+        for ((event, admission), verdict) in events.iter().zip(admissions).zip(&mut self.verdicts) {
             if self.audit.is_full() {
                 end = event.offset;
                 break;
@@ -35,7 +39,8 @@ impl Driver {
             if let Err(refusal) = verdict {
                 if refusal.is_poison() && !drops {
                     if self.encoder.is_empty() {
-                        return self.cannot_carry(batch, event.offset, refusal.as_str());
+                        let reason = refusal.as_str();
+                        return self.cannot_carry(batch, event.offset, reason);
                     }
                     end = event.offset;
                     break;
@@ -60,6 +65,7 @@ impl Driver {
                 }
                 if let Err(error) = self.encoder.push(event, &self.topic, &self.provenance) {
                     if drops && !matches!(error, WireError::BatchFull) {
+                        *verdict = Err(Refusal::TooLarge);
                         self.refusals.add(Refusal::TooLarge);
                         self.audit.add(event.offset, Fate::Dropped);
                     } else if self.encoder.is_empty() {
@@ -87,7 +93,12 @@ impl Driver {
         let moved = self.next != end;
         self.next = end;
         if !self.encoder.is_empty() || full {
-            self.send_span();
+            if self.send_span()
+                && let Some(decided) = decided
+            {
+                let looked_at = usize::try_from(looked_at).unwrap_or(events.len());
+                self.trace(batch, &events[..looked_at], decided);
+            }
         } else if moved {
             self.skipped_since.get_or_insert(self.flow.now());
             // A flow that never gets to the end of what it skips must say how far it is all the same.
@@ -111,20 +122,42 @@ impl Driver {
             return;
         }
         let text = format!("the event at offset {offset} cannot be sent: {reason}");
+        let event = batch.events.iter().find(|event| event.offset == offset);
+        if let Some(event) = event
+            && self.flow.status.set_fault(&text)
+        {
+            tracing::warn!(
+                flow = %self.flow.status.name(), offset, event = %event.id,
+                correlation_id = correlation(&event.headers).as_deref(), reason,
+                "an event cannot be sent; its flow halts before it"
+            );
+        }
         self.source_failed(&SourceError::Config(text));
     }
 
-    fn send_span(&mut self) {
-        let Some(sent) = self.owner.sent() else { return };
+    /// Records spans of what was sent. A send ends when the link has the batch: what it waits there for shows between send and receive.
+    fn trace(&self, batch: &RingBatch, looked_at: &[Event], decided: During) {
+        let taken = looked_at.iter().zip(&self.verdicts).filter(|(_, verdict)| verdict.is_ok()).map(|(event, _)| event);
+        if let Some(tracer) = &self.flow.tracer {
+            let sent = (decided.1, SystemTime::now());
+            tracer.sent(taken, self.owner.path_epoch(), [batch.read, decided, sent]);
+        }
+    }
+
+    /// Returns whether the batch is on its way.
+    fn send_span(&mut self) -> bool {
+        let Some(sent) = self.owner.sent() else { return false };
         let (events, bytes) = (self.encoder.count(), u32::try_from(self.encoder.len()).unwrap_or(u32::MAX));
         let span = Span { prev: sent.offset, last: self.next.wrapping_sub(1), events, bytes };
         let batch = self.encoder.finish(self.chain(false, self.incarnation, span.prev, span.last), COMPRESSION);
         self.skipped_since = None;
-        if self.owner.handle_sent(self.flow.now(), span) {
+        let sends = self.owner.handle_sent(self.flow.now(), span);
+        if sends {
             self.audit.end_span(span.last);
             self.flow.status.sent(events, bytes);
             self.submit(batch);
         }
+        sends
     }
 
     /// Skipped events that no event follows are covered by an empty batch after a while, so that cursors move on.

@@ -107,6 +107,7 @@ impl TestMesh {
             },
             admin: Admin { listen: any(), token: None },
             memory_bytes: self.memory_bytes,
+            traces: None,
             brokers: BTreeMap::new(),
             resolve: BTreeMap::new(),
         };
