@@ -35,6 +35,7 @@ fn samples() -> Vec<Sample> {
         let mut sample = Sample::plain("orders.new", number, 1, 100);
         if LARGE.contains(&number) {
             sample.payload = (0..LARGE_BYTES).map(|_| noise()).collect();
+            sample.headers.push(("correlation_id".to_owned(), format!("order-{number}").into_bytes()));
         }
         sample
     };
@@ -135,6 +136,14 @@ async fn refused_events_are_parked_and_the_rest_flows() {
         let sent = &sent[number.and_then(|number| number.parse::<usize>().ok()).expect("its number")];
         let payload = STANDARD.decode(shown.payload.expect("a payload")).expect("Base64");
         assert!(payload == sent.payload && shown.about.key.as_deref() == Some("key-0"), "{one:?}");
+    }
+
+    // By its correlation id one finds each in the log, with the name that it is parked under.
+    let log = mesh.log("b");
+    for one in &all {
+        let line = log.lines().find(|line| line.contains("parked an event") && line.contains(&one.id));
+        let line = line.unwrap_or_else(|| panic!("{one:?} is in no line"));
+        assert!(line.contains("correlation_id=\"order-") && line.contains(&one.event), "{line}");
     }
 
     // Nothing is changed without the token, and what is refused again stays.

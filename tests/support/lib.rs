@@ -8,6 +8,7 @@ pub mod client;
 pub mod http;
 pub mod judge;
 pub mod mesh;
+pub mod otlp;
 pub mod relay;
 pub mod sample;
 pub mod started;

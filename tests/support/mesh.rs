@@ -29,6 +29,8 @@ pub struct Mesh {
     links: Option<Vec<(String, String)>>,
     routes: String,
     extra: String,
+    router_extra: String,
+    log_format: &'static str,
     memory: String,
     event_max: String,
 }
@@ -69,6 +71,8 @@ impl Mesh {
             links: None,
             routes: String::new(),
             extra: String::new(),
+            router_extra: String::new(),
+            log_format: "text",
             memory: "256MiB".into(),
             event_max: "1MiB".into(),
         }
@@ -130,6 +134,20 @@ impl Mesh {
     #[must_use]
     pub fn extra(mut self, yaml: &str) -> Self {
         self.extra.push_str(yaml);
+        self
+    }
+
+    /// Adds top-level keys to every router document.
+    #[must_use]
+    pub fn router_extra(mut self, yaml: &str) -> Self {
+        self.router_extra.push_str(yaml);
+        self
+    }
+
+    /// Has every router log JSON.
+    #[must_use]
+    pub fn json_logs(mut self) -> Self {
+        self.log_format = "json";
         self
     }
 
@@ -274,6 +292,7 @@ impl Mesh {
         for access in &region.access {
             let _ = writeln!(text, "  {access}");
         }
+        text.push_str(&self.router_extra);
         if !region.resolve.is_empty() {
             text.push_str("resolve:\n");
         }
@@ -290,7 +309,7 @@ impl Mesh {
     pub fn start_router(&mut self, region: &str) {
         let (document, log) = (self.router_document(region), self.log_path(region));
         let mut command = Command::new(program());
-        command.args(["--log-format", "text", "run", "--config"]).arg(document).env("NO_COLOR", "1");
+        command.args(["--log-format", self.log_format, "run", "--config"]).arg(document).env("NO_COLOR", "1");
         self.router_mut(region).process = Some(Process::spawn(&mut command, &log).expect("the router starts"));
     }
 

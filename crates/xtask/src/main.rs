@@ -3,6 +3,7 @@
 
 mod image;
 mod layers;
+mod logs;
 mod tidy;
 
 use std::path::Path;
@@ -30,9 +31,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Checks layers and tidiness; says everything that is wrong.
+/// Checks layers, tidiness and the names in logs; says everything that is wrong.
 fn guards() -> Result<(), String> {
-    let wrong: Vec<String> = layers::check()?.into_iter().chain(tidy::check()?).collect();
+    let wrong: Vec<String> = layers::check()?.into_iter().chain(tidy::check()?).chain(logs::check()?).collect();
     if wrong.is_empty() { Ok(()) } else { Err(format!("\n{}", wrong.join("\n"))) }
 }
 

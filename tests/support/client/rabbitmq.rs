@@ -187,6 +187,9 @@ fn arrived(topic: String, properties: &BasicProperties, payload: Vec<u8>) -> Arr
         };
         headers.push((name.as_str().to_owned(), bytes));
     }
+    if let Some(id) = properties.correlation_id() {
+        headers.push(("amqp.correlation_id".to_owned(), id.as_str().as_bytes().to_vec()));
+    }
     let (key, id) = lift(&mut headers);
     Arrived { event: Sample { topic, key, headers, payload }, id }
 }

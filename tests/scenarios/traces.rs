@@ -1,0 +1,137 @@
+//! An event from Kafka in one region to RabbitMQ in another has five spans in one trace, at a real receiver of OTLP: read, decide, send, receive,
+//! write. The creator's `traceparent` arrives as it was, and correlation ids in every form; a receiver that is away holds nothing up.
+
+use std::time::Duration;
+
+use longhaul_tests::client::{Client, EXCHANGE, Kafka, RabbitMq};
+use longhaul_tests::mesh::Mesh;
+use longhaul_tests::otlp::{Received, Receiver};
+use longhaul_tests::sample::{Arrived, Sample};
+use longhaul_tests::started;
+use longhaul_tests::wait::until;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+const STAGES: [&str; 5] = ["read", "decide", "send", "receive", "write"];
+/// Header of the source, header of the destination, for each form of a correlation id.
+const FORMS: [(&str, &str); 3] = [
+    ("ce_correlationid", "cloudEvents_correlationid"),
+    ("correlation_id", "correlation_id"),
+    ("amqp.correlation_id", "amqp.correlation_id"),
+];
+const LATER: usize = 50;
+
+/// One event for each form, in one partition, so that they may travel in one batch or in several.
+fn samples() -> Vec<Sample> {
+    let sample = |(number, (form, _)): (usize, &(&str, &str))| {
+        let mut sample = Sample::plain("orders.new", number, 1, 100);
+        let mut push = |name: &str, value: &str| sample.headers.push((name.to_owned(), value.as_bytes().to_vec()));
+        push("traceparent", PARENT);
+        push("ce_specversion", "1.0");
+        push(form, &correlation(number));
+        sample
+    };
+    FORMS.iter().enumerate().map(sample).collect()
+}
+
+fn correlation(number: usize) -> String {
+    format!("order-{number}")
+}
+
+fn header<'a>(arrived: &'a Arrived, name: &str) -> Option<&'a str> {
+    let found = arrived.event.headers.iter().find(|(found, _)| found == name);
+    found.and_then(|(_, value)| std::str::from_utf8(value).ok())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_has_five_spans_in_one_trace() {
+    let (kafka, rabbitmq) = tokio::join!(started::kafka(), started::rabbitmq());
+    let (source, sink) = (Client::Kafka(Kafka::new(&kafka)), Client::RabbitMq(RabbitMq::new(&rabbitmq)));
+    source.prepare(&["orders.new"]).await;
+    sink.prepare(&["in.orders.new"]).await;
+    // Overloaded at first: what is refused is tried again.
+    let receiver = Receiver::start(2).await;
+    let mut mesh = Mesh::new(&["a", "b"])
+        .broker("a", "orders", "kafka: {}", &source.access())
+        .broker("b", "billing", "rabbitmq: {}", &sink.access())
+        .router_extra(&format!("traces: {{endpoint: \"{}\", ratio: 1}}\n", receiver.endpoint()))
+        .route(&format!(
+            "name: orders\nfrom: {{region: a, broker: orders, topics: [\"orders.>\"]}}\nstart: earliest\n\
+             to: [{{region: b, broker: billing, exchange: {EXCHANGE}, topic: \"in.{{topic}}\"}}]"
+        ));
+    mesh.start().await;
+    mesh.wait_streaming("a").await;
+    source.produce(&samples()).await;
+    let arrived = sink.consume("in.orders.new", FORMS.len(), PATIENCE).await;
+    assert_eq!(arrived.len(), FORMS.len());
+
+    for one in &arrived {
+        let number = one.event.number().expect("its number");
+        // What the creator wrote is what the consumer reads.
+        assert_eq!(header(one, "traceparent"), Some(PARENT), "{one:?}");
+        assert_eq!(header(one, FORMS[number].1), Some(&*correlation(number)), "{one:?}");
+        // The identity that the consumer sees is the trace.
+        let id = one.id.as_deref().expect("Longhaul's identity");
+        let spans = receiver.wait_trace(id, STAGES.len(), PATIENCE).await;
+        assert_trace(&spans, number);
+    }
+    // By its correlation id one finds one trace.
+    for number in 0..FORMS.len() {
+        let of = |one: &Received| one.attribute("messaging.message.conversation_id") == Some(correlation(number));
+        let traces: std::collections::BTreeSet<_> =
+            receiver.spans().iter().filter(|one| of(one)).map(Received::trace).collect();
+        assert_eq!(traces.len(), 1, "{}", correlation(number));
+    }
+    for (region, spans) in [("a", 9.0), ("b", 6.0)] {
+        until(&format!("{spans} spans of {region} are counted"), PATIENCE, async || {
+            let exported = mesh.metric(region, "longhaul_trace_spans_exported_total", &[]).await;
+            (exported == spans).then_some(())
+        })
+        .await;
+        assert_eq!(mesh.metric(region, "longhaul_trace_spans_dropped_total", &[]).await, 0.0);
+    }
+
+    // Events do not wait for a receiver that is away; spans are dropped in the end, and counted.
+    drop(receiver);
+    let later: Vec<_> = (0..LATER).map(|number| Sample::plain("orders.new", FORMS.len() + number, 8, 100)).collect();
+    source.produce(&later).await;
+    assert_eq!(sink.consume("in.orders.new", LATER, PATIENCE).await.len(), LATER);
+    for region in ["a", "b"] {
+        assert_eq!(mesh.terminate(region), Some(0), "{}", mesh.log(region));
+        assert!(mesh.log(region).contains("cannot export spans"), "{}", mesh.log(region));
+    }
+}
+
+fn assert_trace(spans: &[Received], number: usize) {
+    let names: Vec<_> = spans.iter().map(|one| one.span.name.as_str()).collect();
+    assert_eq!(names, STAGES, "in order of their beginning, on one clock");
+    let mut parent = Vec::new();
+    for one in spans {
+        let (span, said) = (&one.span, |key: &str| one.attribute(key));
+        let of_owner = matches!(span.name.as_str(), "read" | "decide" | "send");
+        assert_eq!(one.router, if of_owner { "a/router-1" } else { "b/router-1" });
+        assert_eq!(span.parent_span_id, parent, "{}", span.name);
+        parent.clone_from(&span.span_id);
+        assert_eq!(said("messaging.message.conversation_id"), Some(correlation(number)));
+        assert_eq!(said("longhaul.event"), Some(one.trace()));
+        assert_eq!((said("longhaul.from"), said("longhaul.to")), (Some("a/orders".into()), Some("b/billing".into())));
+        assert_eq!(
+            said("messaging.destination.name").as_deref(),
+            Some(if of_owner { "orders.new" } else { "in.orders.new" })
+        );
+        let system = match span.name.as_str() {
+            "read" => Some("kafka"),
+            "write" => Some("rabbitmq"),
+            _ => None,
+        };
+        assert_eq!(said("messaging.system").as_deref(), system);
+        let linked: Vec<_> = span.links.iter().map(|link| hex(&link.trace_id) + "-" + &hex(&link.span_id)).collect();
+        let expected: &[&str] = if matches!(span.name.as_str(), "read" | "receive") { &[&PARENT[3..52]] } else { &[] };
+        assert_eq!(linked, expected, "{}", span.name);
+        assert!(span.status.as_ref().is_none_or(|status| status.code == 0), "{span:?}");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
