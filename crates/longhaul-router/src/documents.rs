@@ -1,6 +1,7 @@
 //! Reading the two documents from disk, for the start and for every reload: one way, one set of errors.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use longhaul_config::{Diagnostics, Router as RouterDocument};
 use longhaul_event::hash64;
@@ -16,6 +17,8 @@ pub struct Documents {
     pub router: RouterDocument,
     /// The mesh document.
     pub mesh: Mesh,
+    /// The text that it was compiled from.
+    pub mesh_text: Arc<str>,
     /// Changes whenever a byte of either text does, or of the files of the link's certificates.
     pub hash: u64,
 }
@@ -50,7 +53,7 @@ impl Documents {
         let mesh = longhaul_config::load_mesh(&router.mesh, &mesh_text).map_err(DocumentError::Wrong)?;
         longhaul_config::check_pair_in(path, &router_text, &router, &mesh).map_err(DocumentError::Wrong)?;
         let hash = hash(&router_text, &mesh_text, &router);
-        Ok(Self { path: path.to_owned(), router, mesh, hash })
+        Ok(Self { path: path.to_owned(), router, mesh, mesh_text: mesh_text.into(), hash })
     }
 
     /// Hash of both texts and the certificates as they stand on disk, without looking into them; `None` when a text cannot be read.

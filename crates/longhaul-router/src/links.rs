@@ -66,6 +66,8 @@ pub struct LinkView {
     pub up: bool,
     /// Smoothed round-trip time in milliseconds.
     pub rtt_ms: f64,
+    /// Packets sent since it came up.
+    pub sent_packets: u64,
     /// Packets lost since it came up.
     pub lost_packets: u64,
     /// Congestion window in bytes.
@@ -511,6 +513,7 @@ impl Shown {
             router: self.link.as_ref().map(|link| link.peer.router.clone()),
             up: self.link.is_some(),
             rtt_ms: stats.rtt.as_secs_f64() * 1000.0,
+            sent_packets: stats.sent_packets,
             lost_packets: stats.lost_packets,
             window_bytes: stats.cwnd,
             sent_bytes: stats.bytes_sent,

@@ -10,6 +10,8 @@ use longhaul_topology::Mesh;
 pub(crate) struct World {
     /// The document.
     pub mesh: Mesh,
+    /// The text that it was compiled from.
+    pub text: Arc<str>,
     /// Its routes, compiled.
     pub table: RouteTable,
     /// Counts the documents that were taken up, from 1.

@@ -263,7 +263,7 @@ fn identity(documents: &Documents) -> Result<Identity, StartError> {
 
 fn world(documents: &Documents, generation: u64) -> World {
     let table = RouteTable::build(&documents.mesh);
-    World { table, mesh: documents.mesh.clone(), generation }
+    World { table, mesh: documents.mesh.clone(), text: Arc::clone(&documents.mesh_text), generation }
 }
 
 /// The regions that this one holds links to: those that the document links it with.

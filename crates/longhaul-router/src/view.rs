@@ -99,6 +99,12 @@ impl Router {
         }
     }
 
+    /// The mesh document in force, as it was written. It holds no secret: what does is in the router document.
+    #[must_use]
+    pub fn mesh_text(&self) -> Arc<str> {
+        Arc::clone(&self.shared.live.load().text)
+    }
+
     /// The links.
     #[must_use]
     pub fn links(&self) -> LinksView {

@@ -112,7 +112,7 @@ impl TestMesh {
             resolve: BTreeMap::new(),
         };
         let path = self.folder.path().join(format!("{region}.yaml"));
-        Documents { path, router, mesh: self.mesh(peer), hash: 0 }
+        Documents { path, router, mesh: self.mesh(peer), mesh_text: "".into(), hash: 0 }
     }
 
     fn mesh(&self, us: Option<&Router>) -> Mesh {
