@@ -1,9 +1,14 @@
-//! The admin listener: metrics, health and the JSON API.
+//! The admin listener: metrics, health, the JSON API, and a page for looking.
 //!
 //! Reads are open to whoever reaches the listener, which is loopback by default; writes (`POST /v1/reload`, and what changes
 //! parked events) need the configured bearer token and are off without one. Nothing here decides anything: every answer is a view of [`Router`].
 
+mod map;
+mod page;
 mod parked;
+mod rates;
+mod snapshot;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,12 +23,16 @@ use longhaul_router::Router;
 use longhaul_telemetry::OnceASecond;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
+
+pub use map::{LinkState, MapLink};
+pub use snapshot::{FLOWS_SHOWN_MAX, FlowLine, LinkLine, PARKED_SHOWN_MAX, ParkedLines, RouteLine, Snapshot};
 
 /// The admin listener of one router; ends when dropped.
 pub struct Admin {
     address: SocketAddr,
-    task: JoinHandle<()>,
+    /// The listener and what makes snapshots.
+    _tasks: JoinSet<()>,
 }
 
 struct Shared {
@@ -31,6 +40,7 @@ struct Shared {
     token: Option<String>,
     /// Of refusals in the log.
     pace: OnceASecond,
+    latest: stream::Latest,
 }
 
 impl Admin {
@@ -41,13 +51,16 @@ impl Admin {
     pub async fn start(address: SocketAddr, router: Router, token: Option<String>) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let api = api(Arc::new(Shared { router, token, pace: OnceASecond::default() }));
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, api).await {
+        let shared = Arc::new(Shared { router, token, pace: OnceASecond::default(), latest: stream::Latest::new() });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(stream::make_for_ever(Arc::clone(&shared)));
+        tasks.spawn(stream::ask_parked_for_ever(Arc::clone(&shared)));
+        tasks.spawn(async move {
+            if let Err(error) = axum::serve(listener, api(shared)).await {
                 tracing::error!(%error, "the admin listener has ended");
             }
         });
-        Ok(Self { address, task })
+        Ok(Self { address, _tasks: tasks })
     }
 
     /// Where it is bound.
@@ -57,14 +70,9 @@ impl Admin {
     }
 }
 
-impl Drop for Admin {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 fn api(shared: Arc<Shared>) -> Api {
-    Api::new()
+    let files = page::FILES.iter().fold(Api::new(), |api, (path, kind, text)| api.route(path, page::file(kind, text)));
+    files
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -73,6 +81,8 @@ fn api(shared: Arc<Shared>) -> Api {
         .route("/v1/routes", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.routes())))
         .route("/v1/flows", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.flows())))
         .route("/v1/brokers", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.brokers())))
+        .route("/v1/config", get(config))
+        .route("/v1/stream", get(stream::watch))
         .route("/v1/parked", get(parked::list))
         .route("/v1/parked/{id}", get(parked::show).delete(parked::discard))
         .route("/v1/parked/{id}/redrive", post(parked::redrive))
@@ -99,6 +109,11 @@ async fn count_refused(State(shared): State<Arc<Shared>>, request: Request, next
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.router.metrics_text())
+}
+
+/// The mesh document in force, as it was written.
+async fn config(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/yaml; charset=utf-8")], shared.router.mesh_text().to_string())
 }
 
 async fn livez(State(shared): State<Arc<Shared>>) -> Response {
