@@ -1,6 +1,6 @@
 //! A small HTTP client for the admin API and the embedded broker: plain HTTP, one connection per request.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
@@ -58,4 +58,53 @@ pub(crate) fn refused(url: &str, status: StatusCode, body: &str) -> Failure {
 pub(crate) async fn get_json<T: serde::de::DeserializeOwned>(url: &str) -> Result<T, Failure> {
     let body = text(Call { method: "GET", url, headers: Vec::new(), body: Bytes::new() }).await?;
     serde_json::from_str(&body).map_err(|error| Failure::wrong(format!("{url}: not the answer of a router: {error}")))
+}
+
+/// Server-sent events of a response, one after the other.
+pub(crate) struct Records {
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+/// A server-sent event.
+pub(crate) struct Record(String);
+
+impl Records {
+    /// Of a successful response; any other status is a failure with what the server says.
+    pub(crate) async fn of(url: &str, response: Response<Incoming>) -> Result<Self, Failure> {
+        let status = response.status();
+        let body = response.into_body();
+        if status.is_success() {
+            return Ok(Self { body, buffer: BytesMut::new() });
+        }
+        let text = body.collect().await.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
+        Err(refused(url, status, &text.unwrap_or_default()))
+    }
+
+    /// The next one, once it is whole; `None` when the connection has ended.
+    pub(crate) async fn next(&mut self) -> Option<Record> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                return Some(Record(String::from_utf8_lossy(&self.buffer.split_to(end + 2)).into_owned()));
+            }
+            let frame = self.body.frame().await?.ok()?;
+            self.buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        }
+    }
+}
+
+impl Record {
+    /// What it carries; none for a comment.
+    pub(crate) fn data(&self) -> Option<&str> {
+        self.field("data:")
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.field("id:")
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        self.0.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start)
+    }
 }

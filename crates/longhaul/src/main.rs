@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use longhaul_telemetry::LogFormat;
 
-use commands::{certs, generate, parked, publish, run, show, subscribe, up, validate};
+use commands::{certs, generate, parked, publish, run, show, subscribe, top, up, validate};
 
 /// Carries events between Kafka, RabbitMQ, NATS and embedded brokers of many regions.
 #[derive(Parser)]
@@ -56,6 +56,8 @@ enum Command {
     Flows(show::Arguments),
     /// Brokers of the router's region.
     Brokers(show::Arguments),
+    /// Links, routes, flows, brokers and parked events of a router, live.
+    Top(top::Arguments),
     /// Events that a destination refused for good and that were set aside there: list, show, redrive, discard.
     Parked(parked::Arguments),
     /// Publishes an event into an embedded broker.
@@ -114,6 +116,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Routes(arguments) => show::routes(&arguments).await,
         Command::Flows(arguments) => show::flows(&arguments).await,
         Command::Brokers(arguments) => show::brokers(&arguments).await,
+        Command::Top(arguments) => top::run(arguments).await,
         Command::Parked(arguments) => parked::run(&arguments).await,
         Command::Publish(arguments) => publish::run(arguments).await,
         Command::Subscribe(arguments) => subscribe::run(arguments).await,

@@ -7,5 +7,6 @@ pub(crate) mod publish;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod subscribe;
+pub(crate) mod top;
 pub(crate) mod up;
 pub(crate) mod validate;

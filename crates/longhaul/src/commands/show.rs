@@ -140,14 +140,14 @@ fn links_table(links: &LinksView) -> String {
 }
 
 /// Where a flow goes, and over which region if that is not its own link's.
-fn to(flow: &FlowView) -> String {
+pub(super) fn to(flow: &FlowView) -> String {
     let region = flow.to.split('/').next().unwrap_or_default();
     let over = flow.hop.as_deref().filter(|hop| *hop != region);
     over.map_or_else(|| flow.to.clone(), |hop| format!("{} over {hop}", flow.to))
 }
 
 /// Whether every event is accounted for, and what became of those that were not simply delivered.
-fn audit(flow: &FlowView) -> String {
+pub(super) fn audit(flow: &FlowView) -> String {
     let audit = &flow.audit;
     let state = match i128::from(audit.read) - i128::from(audit.accounted()) {
         0 => "ok".to_owned(),

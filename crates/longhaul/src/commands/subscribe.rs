@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use bytes::Bytes;
 
 use crate::Failure;
-use crate::http::{Call, refused, send};
+use crate::http::{Call, Records, send};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -42,39 +41,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             }
             Err(error) => return Err(error),
         };
-        let status = response.status();
-        let mut body = response.into_body();
-        if !status.is_success() {
-            let text = body.collect().await.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
-            return Err(refused(&url, status, &text.unwrap_or_default()));
-        }
-        let mut buffer = BytesMut::new();
+        let mut records = Records::of(&url, response).await?;
         while left > 0 {
-            let Some(Ok(frame)) = body.frame().await else { break };
-            buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-            while let Some(record) = take_record(&mut buffer) {
-                print_record(&record, &mut last_id, &mut left);
-            }
+            let Some(record) = records.next().await else { break };
+            let Some(data) = record.data() else { continue };
+            println!("{data}");
+            left -= 1;
+            last_id = record.id().map(str::to_owned).or(last_id);
         }
     }
     Ok(())
-}
-
-/// The next server-sent event, once it is whole.
-fn take_record(buffer: &mut BytesMut) -> Option<String> {
-    let end = buffer.windows(2).position(|pair| pair == b"\n\n")?;
-    let record = buffer.split_to(end + 2);
-    Some(String::from_utf8_lossy(&record).into_owned())
-}
-
-fn print_record(record: &str, last_id: &mut Option<String>, left: &mut u64) {
-    let field = |name: &str| record.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_start);
-    let Some(data) = field("data:") else { return };
-    if *left > 0 {
-        println!("{data}");
-        *left -= 1;
-    }
-    if let Some(id) = field("id:") {
-        *last_id = Some(id.to_owned());
-    }
 }

@@ -80,7 +80,7 @@ fn introduction(arguments: &Arguments, running: &[Running]) -> String {
     ];
     for one in running {
         let (name, broker, admin) = (&one.region.name, one.region.broker_url(), one.admin.address());
-        lines.push(format!("  {name:<10} events {broker}   metrics http://{admin}/metrics"));
+        lines.push(format!("  {name:<10} events {broker}   page http://{admin}/"));
     }
     let (first, second) = (&running[0].region, &running[1].region);
     lines.extend([
