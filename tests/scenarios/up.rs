@@ -84,7 +84,7 @@ fn subscribe_all(introduction: &str, events: u64) -> Vec<Value> {
 }
 
 fn brokers(introduction: &str) -> Vec<String> {
-    let lines = introduction.lines().filter_map(|line| line.split_once("   metrics ")?.0.split_once(" events "));
+    let lines = introduction.lines().filter_map(|line| line.split_once("   page ")?.0.split_once(" events "));
     lines.map(|(_, url)| url.trim().to_owned()).collect()
 }
 

@@ -4,6 +4,7 @@
 //! says what it waited for.
 
 pub mod audit;
+pub mod browser;
 pub mod client;
 pub mod http;
 pub mod judge;
