@@ -355,7 +355,7 @@ impl ApplierFlow {
             return;
         }
         if self.writer != Some(session) {
-            return;
+            return core.unheard(session, &answer);
         }
         self.heard = core.now;
         match answer {

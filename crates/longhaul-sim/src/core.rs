@@ -215,6 +215,9 @@ impl Core {
 
     /// When something that leaves now arrives; what is held back by a cut arrives when it ends.
     fn arrival(&mut self, from: usize, to: usize) -> Duration {
+        if self.is_blocked(from, to) {
+            self.cover.count("network", "blocked");
+        }
         let held = self.blocked.get(&(from, to)).copied().unwrap_or_default().max(self.now);
         held + Duration::from_micros(self.rng.between(self.plan.net_ms * 800, self.plan.net_ms * 1_500))
     }
@@ -308,6 +311,7 @@ impl Core {
     /// Both sides lose it, each when it notices.
     pub(crate) fn cut(&mut self, conn: u64, notice_ms: (u64, u64)) {
         let Some(ends) = self.conns.get(&conn).map(|conn| conn.ends) else { return };
+        self.cover.count("network", "cut");
         for end in ends {
             let delay = self.rng.ms(notice_ms.0, notice_ms.1);
             self.after(delay, What::To(end, Message::Closed { conn }));
@@ -354,10 +358,22 @@ impl Core {
         let slow = if broker.slow.0 > self.now { broker.slow.1 } else { Duration::ZERO };
         let when = (self.now + delay + slow).max(broker.hang_until).max(found.last_answer);
         let (client, end) = (found.client, found.end);
+        if !slow.is_zero() || broker.hang_until > self.now {
+            self.cover.count("broker", "answers late");
+        }
         if let Some(found) = self.sessions.get_mut(&session) {
             found.last_answer = when;
         }
         self.at(when, What::To(client, Message::Answer { end, session, answer }));
+    }
+
+    /// What was asked is done, and whoever asked never hears so.
+    pub(crate) fn unheard(&mut self, session: u64, answer: &Answer) {
+        let broker = self.sessions.get(&session).map(|session| session.broker);
+        let atomic = broker.is_some_and(|broker| self.brokers[broker].kind.is_atomic());
+        if matches!(answer, Answer::Committed(_)) || (atomic && matches!(answer, Answer::Written)) {
+            self.cover.count("fault", "commit unheard");
+        }
     }
 
     /// Cuts a session: the client hears of it, what it has asked is not answered.
@@ -366,6 +382,7 @@ impl Core {
         found.alive = false;
         found.waits = None;
         let (client, end, broker) = (found.client, found.end, found.broker);
+        self.cover.count("broker", "session lost");
         if self.brokers[broker].queue.consumer == Some(session) {
             self.redeliver(broker);
         }

@@ -92,7 +92,7 @@ impl Fault {
     }
 
     /// Every name: one that is never injected in a run is a hole in the run. The last ones are consequences that the world counts.
-    pub const NAMES: [&'static str; 30] = [
+    pub const NAMES: [&'static str; 31] = [
         "router crash",
         "router stop",
         "router pause",
@@ -123,6 +123,7 @@ impl Fault {
         "event refused",
         "redelivered",
         "cursor lost",
+        "commit unheard",
     ];
 }
 

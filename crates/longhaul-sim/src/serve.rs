@@ -279,6 +279,9 @@ impl Core {
         }
         self.wake_readers(broker);
         if torn {
+            if upto == events.len() && cursor.is_some() {
+                self.unheard(session, &Answer::Written);
+            }
             wrote = Wrote::Lost;
         }
         match wrote {
@@ -328,11 +331,16 @@ impl Core {
         let Some(uid) = uid else { return };
         self.check_behind_cursor(session, flow, event);
         let to = self.plan.flows[flow].to_broker;
-        let broker = &self.brokers[to];
-        let dedups = broker.kind == Kind::JetStreamMessageIds && event.identity == Identity::Unique;
-        if let Some((at, write)) = broker.ids.get(&event.id).copied().filter(|_| dedups)
+        let dedups = self.brokers[to].kind == Kind::JetStreamMessageIds && event.identity == Identity::Unique;
+        let before = self.brokers[to].ids.get(&event.id).copied().filter(|_| dedups);
+        if let Some((at, _)) = before {
+            let inside = self.now < at + self.plan.window;
+            self.cover.count("duplicate", if inside { "inside the window" } else { "beyond the window" });
+        }
+        if let Some((at, write)) = before
             && self.now < at + self.plan.window
         {
+            let broker = &self.brokers[to];
             let token = self.ledger.truth(broker.written[write].record.uid).token;
             let first = broker.written[write].of.first().map_or(uid, |(_, first)| *first);
             self.brokers[to].written[write].of.push((flow, uid));

@@ -115,6 +115,9 @@ impl World {
     fn reach(&mut self, process: Process, message: Message) {
         let router = &mut self.routers[process.0];
         if router.process() != process || !router.up {
+            if let Message::Answer { session, answer, .. } = &message {
+                self.core.unheard(*session, answer);
+            }
             return;
         }
         if router.paused {

@@ -11,9 +11,13 @@ const RUNS: u64 = 150;
 
 /// Runs the seeds that fit with those faults; says what was seen.
 fn histories(fits: impl Fn(&Plan) -> bool, faults: impl Fn(&Plan, u64) -> Vec<(Duration, Fault)>) -> Coverage {
+    so_many(RUNS, fits, faults)
+}
+
+fn so_many(runs: u64, fits: impl Fn(&Plan) -> bool, faults: impl Fn(&Plan, u64) -> Vec<(Duration, Fault)>) -> Coverage {
     let mut cover = Coverage::default();
     let fitting = (2_000_000..2_100_000).map(Plan::new).filter(fits);
-    for (nth, mut plan) in (0..).zip(fitting.take(RUNS as usize)) {
+    for (nth, mut plan) in (0..).zip(fitting.take(runs as usize)) {
         plan.faults = faults(&plan, nth);
         let seed = plan.seed;
         let outcome = run(plan, false);
@@ -22,7 +26,7 @@ fn histories(fits: impl Fn(&Plan) -> bool, faults: impl Fn(&Plan, u64) -> Vec<(D
         }
         cover.add(&outcome.cover);
     }
-    assert_eq!(cover.runs, RUNS, "enough seeds fit");
+    assert_eq!(cover.runs, runs, "enough seeds fit");
     cover
 }
 
@@ -79,11 +83,20 @@ fn zombie_applier() {
 
 #[test]
 fn crash_between_commit_request_and_reply() {
-    let cover = histories(any, |plan, nth| {
+    let cover = so_many(400, any, |plan, nth| {
         let broker = plan.ends().1;
-        (0..30).map(|cut| (moment(nth * 31 + cut), Fault::SessionsCut { broker })).collect()
+        let routers = plan.routers_of(broker);
+        // Answers take their time, so that most moments have a commit that is done and whose answer is under way.
+        let slow = (Duration::ZERO, Fault::BrokerSlow { broker, slow: SECOND * 20, by: MS * 400 });
+        let crash = |cut: u64| match cut % 4 {
+            0 => Fault::RouterCrash { router: routers[cut as usize / 4 % routers.len()], down: MS * 200 },
+            _ => Fault::SessionsCut { broker },
+        };
+        (0..40).map(|cut| (moment(nth * 41 + cut), crash(cut))).chain([slow]).collect()
     });
-    assert!(cover.get("reset", "sink_lost") > 0);
+    let unheard = cover.get("fault", "commit unheard");
+    eprintln!("{unheard} commits were done and never heard of");
+    assert!(unheard >= 1_000, "{unheard}");
 }
 
 #[test]
@@ -157,17 +170,19 @@ fn somebody_elses_bridge_closes_a_cycle() {
 
 #[test]
 fn one_region_black_holed() {
-    histories(any, |plan, nth| {
+    let cover = histories(any, |plan, nth| {
         let (source, sink) = plan.ends();
         vec![(moment(nth).min(SECOND * 5), Fault::Partition { a: source, b: sink, lasts: SECOND * 24 })]
     });
+    assert!(cover.get("network", "blocked") > 0 && cover.get("owner", "streaming>idle") > 0);
 }
 
 #[test]
 fn slow_sink() {
-    histories(any, |plan, _| {
+    let cover = histories(any, |plan, _| {
         vec![(SECOND, Fault::BrokerSlow { broker: plan.ends().1, slow: SECOND * 25, by: MS * 1_500 })]
     });
+    assert!(cover.get("broker", "answers late") > 0 && cover.get("owner does", "waits for credit") > 0);
 }
 
 #[test]
@@ -181,7 +196,10 @@ fn rebalance_storm() {
         };
         (0..8).map(|at| (SECOND * (2 + 3 * at as u32), one(at + nth))).collect()
     });
-    assert!(cover.get("applier hears", "open of a stale epoch") + cover.get("owner", "streaming>idle") > 0);
+    for (kind, name) in [("fault", "takeover"), ("fault", "router stop"), ("fault", "router crash")] {
+        assert!(cover.get(kind, name) >= RUNS, "{name}: {}", cover.get(kind, name));
+    }
+    assert!(cover.get("owner", "idle>opening") > 4 * RUNS, "flows are opened over and over");
 }
 
 #[test]
@@ -199,7 +217,7 @@ fn rabbitmq_reconnect_with_unacked_deliveries() {
 /// Its reader acknowledges nothing, so the server has nothing to hand out again: it begins anew behind what it had, however long that waited.
 #[test]
 fn jetstream_redelivery_while_parked() {
-    histories(
+    let cover = histories(
         |plan| plan.is_stream(plan.ends().0),
         |plan, nth| {
             let (source, sink) = plan.ends();
@@ -209,11 +227,13 @@ fn jetstream_redelivery_while_parked() {
             [(SECOND, hang)].into_iter().chain((0..4).map(cut)).collect()
         },
     );
+    assert!(cover.get("broker", "answers late") > 0, "the destination hung");
+    assert!(cover.get("broker", "session lost") > RUNS, "readers were cut while it did");
 }
 
 #[test]
 fn duplicate_window_edge() {
-    histories(
+    let cover = histories(
         |plan| plan.deduplicates(plan.ends().1),
         |plan, nth| {
             let broker = plan.ends().1;
@@ -221,17 +241,20 @@ fn duplicate_window_edge() {
             vec![(moment(nth) / 2, hang), (moment(nth) / 2 + SECOND, Fault::SessionsCut { broker })]
         },
     );
+    assert!(cover.get("duplicate", "inside the window") > 0 && cover.get("duplicate", "beyond the window") > 0);
 }
 
 #[test]
 fn asymmetric_partition_then_flapping() {
-    histories(any, |plan, nth| {
+    let cover = histories(any, |plan, nth| {
         let (source, sink) = plan.ends();
         vec![
             (moment(nth) / 2, Fault::OneWayCut { from: sink, to: source, lasts: SECOND * 6 }),
             (moment(nth) / 2 + SECOND * 6, Fault::Flapping { a: source, b: sink }),
         ]
     });
+    assert!(cover.get("network", "blocked") > 0, "one way carried nothing");
+    assert!(cover.get("network", "cut") > 4 * RUNS, "connections broke over and over");
 }
 
 /// There is no interest that spreads: what comes and goes is declared, at each router in its own time.
