@@ -14,5 +14,7 @@ pub mod nats;
 mod process;
 pub mod prometheus;
 pub mod rabbitmq;
+mod skip;
 
 pub use process::{Process, cache_dir, free_port, install, wait_for_port};
+pub use skip::skip;

@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use carry::Shared;
 use namespace::Namespace;
 pub use shape::{Counts, Shape};
-pub use skip::{skipped, wire_or_skip};
+pub use skip::wire_or_skip;
 
 /// The two ends.
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2)];
