@@ -34,6 +34,17 @@ async fn a_stream_with_atomic_batches_keeps_the_contract_effectively_once() {
     run(&nats, named("S", &[]), once_spec(), 2 << 20).await;
 }
 
+/// What was written for servers with atomic batches works with older ones, by message ids.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_atomic_batches_keeps_the_contract_effectively_once() {
+    let Some(nats) = support::older_server("a_server_without_atomic_batches_keeps_the_contract_effectively_once")
+    else {
+        return;
+    };
+    stream(&nats, "S", &["a.>", "b"]).await;
+    run(&nats, named("S", &[]), once_spec(), 2 << 20).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_found_by_filters_keep_the_contract() {
     let nats = Nats::start_with("").expect("a server");

@@ -122,6 +122,13 @@ async fn kills_of_the_server_repeat_nothing_with_message_ids() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn kills_of_an_older_server_repeat_nothing_with_message_ids() {
+    let Some(nats) = older_server("kills_of_an_older_server_repeat_nothing_with_message_ids") else { return };
+    stream(&nats, "S", &["a.>"]).await;
+    killed_again_and_again(nats).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_is_fenced_by_the_cursor_among_the_events() {
     let nats = Nats::start_with("").expect("a server");
     atomic_stream(&nats, "S", &["a.>"]).await;

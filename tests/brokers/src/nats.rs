@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::debian::run;
+use crate::debian::{self, run};
 use crate::{Process, cache_dir, free_port, install, wait_for_port};
 
 /// The server's version, as Go and the wheel name it.
@@ -20,6 +20,8 @@ pub const SERVER_VERSION: &str = "2.15.2";
 pub const CLI_VERSION: &str = "0.5.1";
 /// The newest server that PyPI has, for machines without Go.
 pub const WHEEL_VERSION: &str = "2.15.1";
+/// Atomic batches come with 2.12.
+const ATOMIC_SINCE_MINOR: u32 = 12;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One nats-server, stopped when dropped.
@@ -54,7 +56,18 @@ impl Nats {
     /// # Errors
     /// A sentence that says what is missing or what the server wrote.
     pub fn start_with(config: &str) -> Result<Self, String> {
-        let binary = server_binary()?;
+        Self::start_binary(server_binary()?, config)
+    }
+
+    /// The same with Debian's server, which knows no atomic batches yet (2.9 in Debian 12).
+    ///
+    /// # Errors
+    /// A sentence that says what is missing, or that Debian has a newer one.
+    pub fn start_older(config: &str) -> Result<Self, String> {
+        Self::start_binary(older_binary()?, config)
+    }
+
+    fn start_binary(binary: PathBuf, config: &str) -> Result<Self, String> {
         let dir = TempDir::with_prefix("longhaul-nats-").map_err(|e| e.to_string())?;
         let port = free_port();
         let data = dir.path().join("data");
@@ -118,6 +131,33 @@ impl Nats {
         Ok(())
     }
 
+    /// Stops it and copies all that it stores; to be started again.
+    ///
+    /// # Errors
+    /// When the copy cannot be made, or that the server is not ours.
+    pub fn stop_and_save(&mut self) -> Result<TempDir, String> {
+        self.stop();
+        let saved = TempDir::with_prefix("longhaul-nats-saved-").map_err(|e| e.to_string())?;
+        run(Command::new("cp").arg("-a").arg(self.data()?).arg(saved.path()))?;
+        Ok(saved)
+    }
+
+    /// Stops it and puts what was saved in place of all that it stores; to be started again.
+    ///
+    /// # Errors
+    /// When it cannot be put there, or that the server is not ours.
+    pub fn stop_and_restore(&mut self, saved: &TempDir) -> Result<(), String> {
+        self.stop();
+        let data = self.data()?;
+        fs::remove_dir_all(&data).map_err(|e| format!("{}: {e}", data.display()))?;
+        run(Command::new("cp").arg("-a").arg(saved.path().join("data")).arg(&data))
+    }
+
+    fn data(&self) -> Result<PathBuf, String> {
+        let own = self.own.as_ref().ok_or("the server of LONGHAUL_TEST_NATS is not ours")?;
+        Ok(own.dir.path().join("data"))
+    }
+
     /// What the server logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -144,6 +184,24 @@ pub fn server_binary() -> Result<PathBuf, String> {
     })?;
     let binary = target.join("nats-server");
     version_of(&binary.to_string_lossy()).map(|_| binary).ok_or_else(|| format!("{} does not run", target.display()))
+}
+
+/// Debian's server, unpacked below the cache and not installed.
+///
+/// # Errors
+/// One sentence that says what is missing, or that it is no older one.
+pub fn older_binary() -> Result<PathBuf, String> {
+    let target = cache_dir().join("nats-server-debian");
+    install(&target, |fresh| {
+        debian::unpack("nats-server", fresh).map_err(|e| format!("Debian's nats-server is missing: {e}"))
+    })?;
+    let binary = target.join("usr/sbin/nats-server");
+    let version = version_of(&binary.to_string_lossy()).ok_or_else(|| format!("{} does not run", binary.display()))?;
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+    match minor.filter(|minor| *minor < ATOMIC_SINCE_MINOR) {
+        Some(_) => Ok(binary),
+        None => Err(format!("Debian has {}, which takes atomic batches", version.trim())),
+    }
 }
 
 /// The `nats` command line client, fetched when first asked for.

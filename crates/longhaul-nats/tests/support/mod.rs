@@ -13,6 +13,7 @@ use longhaul_config::{Nats as Access, Secret};
 use longhaul_event::{Event, EventId, Headers, Identity, Start};
 use longhaul_nats::NatsConnector;
 use longhaul_test_brokers::nats::Nats;
+use longhaul_test_brokers::skip;
 use longhaul_topic::{Filter, Topic};
 use longhaul_topology::{FlowKey, Guarantee, SinkKind, SourceKind};
 use tokio::time::{Instant, timeout};
@@ -41,6 +42,11 @@ pub fn context() -> Context {
 
 pub fn connector(access: Access) -> Arc<NatsConnector> {
     NatsConnector::new(access, context()).expect("a connector")
+}
+
+/// A server that knows no atomic batches, or a message that the test was skipped.
+pub fn older_server(test: &str) -> Option<Nats> {
+    Nats::start_older("").map_err(|why| skip(test, &why)).ok()
 }
 
 /// A client of the test's own.
