@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use longhaul_link::certs::{self, Pem, RouterCert};
 use longhaul_link::{Dialer, Identity, LinkConfig, LinkError, Listener, WindowHint};
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::http::{assert_exactly, count, get_status, numbers, publish_numbers, publish_steadily, wait_count};
 use longhaul_tests::mesh::{MESH, Mesh};
 use longhaul_tests::relay::Relay;
@@ -93,6 +94,7 @@ impl Scene {
         assert_exactly(&numbers(&self.destination).await, 0..all);
         assert_eq!(self.mesh.metric("b", "longhaul_task_panics_total", &[]).await, 0.0);
         assert_eq!(self.mesh.links("c").await.out[0].connects, 1, "the healthy link never went");
+        assert_audits(&self.mesh, &["b", "c"]).await;
     }
 }
 
@@ -434,4 +436,5 @@ async fn a_router_that_finds_somebody_else_keeps_its_data() {
     wait_count(&destination, published, PATIENCE).await;
     assert_exactly(&numbers(&destination).await, 0..published);
     assert_exactly(&numbers(&other).await, 0..published);
+    assert_audits(&mesh, &["a", "b", "c"]).await;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Kafka, Nats};
 use longhaul_tests::judge::{Compare, judge};
 use longhaul_tests::mesh::Mesh;
@@ -90,4 +91,5 @@ async fn catch_up() {
     for sink in &sinks {
         judge("kafka to nats", &samples, &sink.consume(TOPIC, samples.len(), PATIENCE).await, Compare::Content);
     }
+    assert_audits(&mesh, &["eu", "us"]).await;
 }

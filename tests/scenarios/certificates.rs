@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use longhaul_link::certs::{self, Pem, RouterCert};
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::http::{assert_exactly, count, numbers, try_publish, wait_count};
 use longhaul_tests::mesh::{MESH, Mesh};
 use longhaul_tests::wait::until;
@@ -133,6 +134,7 @@ impl Scene {
             assert_exactly(&numbers(&load.destination).await, 0..all);
             eprintln!("{} events of {} arrived once each", all, load.region);
         }
+        assert_audits(&self.mesh, &["a", "b", "c"]).await;
         for region in ["a", "b", "c"] {
             assert_eq!(self.mesh.metric(region, "longhaul_task_panics_total", &[]).await, 0.0, "{region}");
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::http::{assert_exactly, numbers, try_publish, wait_count};
 use longhaul_tests::mesh::Mesh;
 
@@ -55,6 +56,7 @@ async fn drain_under_load(drained: &str) {
     wait_count(&destination, all, Duration::from_secs(60)).await;
     mesh.wait_streaming("a").await;
     assert_exactly(&numbers(&destination).await, 0..all);
+    assert_audits(&mesh, &["a", "b"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Embedded, Kafka};
 use longhaul_tests::judge::{Compare, Verdict, judge};
 use longhaul_tests::mesh::Mesh;
@@ -65,6 +66,7 @@ async fn kafka_to_kafka_and_to_the_embedded_broker() {
         println!("kafka to {}: {verdict:?} over {KILLS} kills in {seconds:.1} s", sink.kind());
         assert_eq!(verdict, Verdict { events: EVENTS, duplicates: 0 }, "kafka to {}", sink.kind());
     }
+    assert_audits(&mesh, &REGIONS).await;
 }
 
 /// Kills the routers in turn, spread evenly over the events that arrive, each started again at once.

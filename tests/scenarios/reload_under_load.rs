@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use longhaul_router::{End, FlowView, Phase};
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Kafka, Nats};
 use longhaul_tests::http::{assert_exactly, call, count, numbers, publish_numbers, try_publish, wait_count};
 use longhaul_tests::judge::{Compare, judge};
@@ -122,6 +123,7 @@ async fn a_route_comes_and_goes_and_the_other_one_does_not_notice() {
     wait_count(&destination, all, PATIENCE).await;
     assert_exactly(&numbers(&destination).await, 0..all);
     assert_eq!(untouched(&mesh).await, before);
+    assert_audits(&mesh, &["a", "b"]).await;
 }
 
 /// The same between a real Kafka and a real NATS: four partitions, so four flows that must not notice.

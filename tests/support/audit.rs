@@ -1,5 +1,10 @@
 //! The books of every flow: at rest, each event that was read has a fate, and both ends of a flow say the same.
+//!
+//! [`assert_audits`] is for the end of a test whose flows come to rest; [`assert_none_unbalanced`] is what every router is asked before its
+//! test ends it, so that no test can forget it.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use longhaul_router::{End, FlowView};
@@ -9,6 +14,10 @@ use crate::wait::until;
 
 /// For what is under way to be acknowledged, and for both ends to say so.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For a router to tell its metrics.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+/// Always 0, whatever is under way.
+const UNBALANCED: &str = "longhaul_flows_unbalanced";
 
 /// Waits until nothing is under way in these regions, and judges the books of all their flows. Not for flows that are halted: what they
 /// have under way stays so.
@@ -38,6 +47,28 @@ pub async fn assert_audits(mesh: &Mesh, regions: &[&str]) {
     })
     .await;
     assert!(judged > 0, "{regions:?} have no flows");
+}
+
+/// Judges what a router itself says of the books of its flows, at rest or not.
+///
+/// # Panics
+/// When it does not answer, or counts flows whose books do not balance.
+pub(crate) fn assert_none_unbalanced(who: &str, admin: SocketAddr) {
+    let metrics = metrics(admin).unwrap_or_else(|error| panic!("{who} does not tell its metrics: {error}"));
+    assert!(metrics.starts_with("HTTP/1.1 200 "), "{who} does not tell its metrics: {metrics}");
+    let counted = metrics.lines().filter(|line| line.starts_with(UNBALANCED));
+    let wrong: Vec<_> = counted.filter(|line| !line.ends_with(" 0")).collect();
+    assert!(wrong.is_empty(), "the books of {who} do not balance: {wrong:?}");
+}
+
+/// Not with the helpers of tests: a mesh that is dropped cannot await.
+fn metrics(admin: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&admin, ANSWER_PATIENCE)?;
+    stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn assert_balanced(flow: &FlowView) {

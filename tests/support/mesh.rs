@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use longhaul_router::{BrokerView, FlowView, LinksView, RouteView};
 use longhaul_test_brokers::{Process, free_port};
 use tempfile::TempDir;
 
+use crate::audit::assert_none_unbalanced;
 use crate::wait::until;
 
 /// Name of every test mesh.
@@ -338,8 +340,9 @@ impl Mesh {
     /// Asks a router to drain and waits for its end. Returns its exit code.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When it does not run, or the books of its flows do not balance.
     pub fn terminate(&mut self, region: &str) -> Option<i32> {
+        self.router(region).assert_balanced(region);
         let process = self.router_mut(region).process.take().expect("a running router");
         process.terminate(Duration::from_secs(35))
     }
@@ -450,6 +453,22 @@ impl Mesh {
     }
 }
 
+impl Drop for Mesh {
+    /// Whatever a test is about, the books of the routers that still run balance, and nothing in them has panicked.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for name in self.routers() {
+            if self.router_mut(&name).process.as_mut().is_some_and(Process::is_running) {
+                self.router(&name).assert_balanced(&name);
+            }
+            let log = self.log(&name);
+            assert!(!log.contains("panicked at"), "{log}");
+        }
+    }
+}
+
 impl Region {
     fn new(name: &str) -> Self {
         Self {
@@ -469,6 +488,10 @@ impl Router {
 
     fn link_address(&self) -> String {
         format!("127.0.0.1:{}", self.link_port)
+    }
+
+    fn assert_balanced(&self, name: &str) {
+        assert_none_unbalanced(name, SocketAddr::from(([127, 0, 0, 1], self.admin_port)));
     }
 }
 
