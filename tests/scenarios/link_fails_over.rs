@@ -1,11 +1,15 @@
 //! Flows find their way: over a third region when their own link is cut and back when it has settled, and over two regions where there is
-//! no link at all. Routers on the way are killed under load. Nothing is lost, nothing comes twice, nothing overtakes.
+//! no link at all. Routers on the way are killed under load; a link works in one direction alone, and comes and goes every second. Nothing
+//! is lost, nothing comes twice, nothing overtakes.
+//!
+//! `LONGHAUL_FLAP_SECONDS` says for how long it comes and goes (20).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use longhaul_router::End;
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::http::{assert_exactly, count, numbers, try_publish, wait_count};
 use longhaul_tests::mesh::Mesh;
 use longhaul_tests::relay::Relay;
@@ -14,6 +18,8 @@ use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BATCH: u64 = 20;
+/// How soon everything flows again after the last change of a link.
+const RECOVERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Publishes in order, some 400 events a second, until it is told to stop.
 struct Producer {
@@ -102,6 +108,7 @@ async fn a_cut_link_is_gone_around_and_come_back_to() {
     let all = producer.end().await;
     wait_count(&destination, all, PATIENCE).await;
     assert_exactly(&numbers(&destination).await, 0..all);
+    assert_audits(&mesh, &["a", "c"]).await;
     for region in ["a", "b", "c"] {
         assert_eq!(mesh.metric(region, "longhaul_task_panics_total", &[]).await, 0.0);
     }
@@ -126,4 +133,46 @@ async fn two_regions_lie_between() {
     wait_count(&destination, all, PATIENCE).await;
     assert_eq!(count(&destination).await, all);
     assert_exactly(&numbers(&destination).await, 0..all);
+    assert_audits(&mesh, &["a", "d"]).await;
+}
+
+/// What a sends reaches c, and nothing comes back: neither acknowledgements nor credit. Then the link is gone for half of every second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_works_one_way_and_then_flaps_is_gone_around() {
+    let seconds = std::env::var("LONGHAUL_FLAP_SECONDS").map_or(20, |text| text.parse().expect("a number"));
+    let (mesh, source) = Mesh::new(&["a", "b", "c"]).embedded("a", "events");
+    let (mesh, destination) = mesh.embedded("c", "events");
+    let relay = Relay::start(&mesh.link_address("c")).await;
+    let mut mesh = mesh.route(&route("a", "c")).via("a", "c", &relay.address());
+    mesh.start().await;
+    mesh.wait_streaming("a").await;
+    wait_hop(&mesh, "c").await;
+    let producer = Producer::start(source);
+    producer.arrives(&destination).await;
+
+    let before = relay.lost();
+    relay.cut_back();
+    // What was under way still arrives, unacknowledged: only the way around brings what comes behind it.
+    wait_hop(&mesh, "b").await;
+    let gap = producer.arrives(&destination).await;
+    assert!(relay.lost() > before, "nothing was lost on the way back");
+    eprintln!("while nothing came back, everything was there {gap:?} after the way around was found");
+
+    let before = relay.lost();
+    for _ in 0..seconds {
+        relay.cut();
+        // A flapping link is a matter of time.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        relay.heal();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(relay.lost() > before, "nobody tried the link while it was away");
+    let gap = producer.arrives(&destination).await;
+    eprintln!("after {seconds} s of coming and going everything was there within {gap:?}");
+    assert!(gap < RECOVERS_WITHIN, "{gap:?}");
+    wait_hop(&mesh, "c").await;
+    let all = producer.end().await;
+    wait_count(&destination, all, PATIENCE).await;
+    assert_exactly(&numbers(&destination).await, 0..all);
+    assert_audits(&mesh, &["a", "c"]).await;
 }

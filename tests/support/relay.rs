@@ -1,4 +1,5 @@
-//! A UDP relay between two routers that can be cut, healed, and made to lose datagrams: the network, as far as a test needs one.
+//! A UDP relay between two routers that can be cut, one way or both, healed, and made to lose datagrams: the network, as far as a test
+//! needs one.
 //!
 //! It speaks for any number of dialling sockets: each gets a socket of its own towards the listener, as a NAT would give it.
 
@@ -14,6 +15,9 @@ use tokio::task::JoinHandle;
 /// Larger than any datagram.
 const DATAGRAM: usize = 65_536;
 
+const THERE: usize = 0;
+const BACK: usize = 1;
+
 /// A relay; ends when dropped.
 pub struct Relay {
     address: SocketAddr,
@@ -23,7 +27,8 @@ pub struct Relay {
 
 struct State {
     to: Mutex<SocketAddr>,
-    cut: AtomicBool,
+    /// The way from who dials to the listener, and the way back.
+    cut: [AtomicBool; 2],
     /// Of how many datagrams one is lost; 0 for none.
     lose_one_of: AtomicU64,
     seen: AtomicU64,
@@ -35,10 +40,10 @@ impl State {
         *self.to.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn passes(&self) -> bool {
+    fn passes(&self, way: usize) -> bool {
         let number = self.seen.fetch_add(1, Relaxed) + 1;
         let one_of = self.lose_one_of.load(Relaxed);
-        let passes = !self.cut.load(Relaxed) && (one_of == 0 || !number.is_multiple_of(one_of));
+        let passes = !self.cut[way].load(Relaxed) && (one_of == 0 || !number.is_multiple_of(one_of));
         if !passes {
             self.lost.fetch_add(1, Relaxed);
         }
@@ -55,8 +60,8 @@ impl Relay {
         let to: SocketAddr = to.parse().expect("an address of a listener");
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"));
         let address = socket.local_addr().expect("a bound socket has an address");
-        let (cut, [lose_one_of, seen, lost]) = (AtomicBool::new(false), [0; 3].map(AtomicU64::new));
-        let state = Arc::new(State { to: Mutex::new(to), cut, lose_one_of, seen, lost });
+        let [lose_one_of, seen, lost] = [0; 3].map(AtomicU64::new);
+        let state = Arc::new(State { to: Mutex::new(to), cut: Default::default(), lose_one_of, seen, lost });
         let task = tokio::spawn(forward(socket, Arc::clone(&state)));
         Self { address, state, task }
     }
@@ -77,12 +82,17 @@ impl Relay {
 
     /// Lets nothing through, either way.
     pub fn cut(&self) {
-        self.state.cut.store(true, Relaxed);
+        self.state.cut.iter().for_each(|cut| cut.store(true, Relaxed));
+    }
+
+    /// Lets nothing back to who dials; what they send still arrives.
+    pub fn cut_back(&self) {
+        self.state.cut[BACK].store(true, Relaxed);
     }
 
     /// Lets everything through again.
     pub fn heal(&self) {
-        self.state.cut.store(false, Relaxed);
+        self.state.cut.iter().for_each(|cut| cut.store(false, Relaxed));
     }
 
     /// Loses every so many-th datagram; 0 loses none.
@@ -116,7 +126,7 @@ async fn forward(dialled: Arc<UdpSocket>, state: Arc<State>) {
             back.spawn(answer(Arc::clone(&socket), Arc::clone(&dialled), from, Arc::clone(&state)));
             peer.insert(socket);
         }
-        if state.passes() {
+        if state.passes(THERE) {
             let _ = peers[&from].send_to(&buffer[..length], state.to()).await;
         }
     }
@@ -126,7 +136,7 @@ async fn answer(socket: Arc<UdpSocket>, dialled: Arc<UdpSocket>, to: SocketAddr,
     let mut buffer = vec![0; DATAGRAM];
     loop {
         let Ok((length, _)) = socket.recv_from(&mut buffer).await else { continue };
-        if state.passes() {
+        if state.passes(BACK) {
             let _ = dialled.send_to(&buffer[..length], to).await;
         }
     }
