@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream;
@@ -22,6 +22,8 @@ use crate::wait::until;
 const STREAM: &str = "EVENTS";
 const KEY: &str = "Longhaul-Key";
 const KEY_BASE64: &str = "Longhaul-Key-B64";
+/// For the server to answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const ACKS_MAX: usize = 1_000;
 
 /// A client; every operation has a connection of its own.
@@ -88,12 +90,34 @@ impl Nats {
         client.flush().await.expect("the server has it");
     }
 
+    /// Publishes as to core NATS, which confirms nothing, and returns when the stream that captures the topic has it all.
+    ///
+    /// # Panics
+    /// When no stream captures it, or not in time.
+    pub async fn produce_captured(&self, samples: &[Sample]) {
+        let Some(topic) = samples.first().map(|sample| sample.topic.clone()) else { return };
+        let jetstream = self.jetstream().await;
+        let name = jetstream.stream_by_subject(topic).await.expect("a stream that captures");
+        let mut stream = jetstream.get_stream(name).await.expect("the stream");
+        let wanted = stream.info().await.expect("the server answers").state.messages + samples.len() as u64;
+        self.produce_unconfirmed(samples).await;
+        let end = Instant::now() + TIMEOUT;
+        while stream.info().await.expect("the server answers").state.messages < wanted {
+            assert!(Instant::now() < end, "what was published is not captured");
+            // The server stores in its own time.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
     async fn jetstream(&self) -> jetstream::Context {
-        jetstream::new(async_nats::connect(&self.url).await.expect("the server takes connections"))
+        let mut context = jetstream::new(async_nats::connect(&self.url).await.expect("the server takes connections"));
+        // A busy machine is no fault of the server.
+        context.set_timeout(TIMEOUT);
+        context
     }
 
     pub(super) async fn prepare(&self, topics: &[&str]) {
