@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod browser;
 pub mod client;
+pub mod dice;
 pub mod http;
 pub mod judge;
 pub mod mesh;
