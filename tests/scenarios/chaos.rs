@@ -1,5 +1,6 @@
 //! Chaos on the full mesh: Kafka, RabbitMQ and NATS JetStream in three regions, two routers for each, every region sends to the two others,
-//! and every five seconds something is killed, paused, cut, made to lose packets, or reloaded. After healing: nothing lost, order per key
+//! and every five seconds something is killed, paused, cut, made to lose packets, or reloaded: one of each kind first, then what the dice
+//! say. One pause is long enough for the other router to take over, so that a zombie wakes. After healing: nothing lost, order per key
 //! kept, no repeat at all on effectively-once routes and others only under an identity already seen, memory inside the budget, every audit
 //! balanced, no panic; and a table of what was done and what was seen.
 //!
@@ -8,11 +9,13 @@
 #![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use longhaul_router::{End, FlowView};
 use longhaul_test_brokers::{kafka, nats, rabbitmq};
 use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Kafka, Nats, RabbitMq};
+use longhaul_tests::dice::{Dice, number};
 use longhaul_tests::judge::{Compare, judge};
 use longhaul_tests::mesh::Mesh;
 use longhaul_tests::relay::Relay;
@@ -26,6 +29,8 @@ const ROUTERS: [&str; 6] = ["ap", "ap/2", "eu", "eu/2", "us", "us/2"];
 const LINKS: usize = 12;
 /// One fault per step; it is undone at the step's end.
 const STEP: Duration = Duration::from_secs(5);
+/// Longer than Kafka's session and NATS's leases, which are six seconds: whoever stands still that long has lost what it owned.
+const ZOMBIE_PAUSE: Duration = Duration::from_secs(12);
 const BURST_EVERY: Duration = Duration::from_millis(500);
 const PER_BURST: usize = 50;
 const KEYS: usize = 20;
@@ -64,42 +69,48 @@ to: [{region: ap, broker: events, topic: \"eu.{topic}\"}]";
 enum Fault {
     KillRouter(usize),
     PauseRouter(usize),
+    /// The router that owns most in this region stands still until the other one has it all.
+    MakeZombie(usize),
     CutLink(usize),
     LossyLink(usize),
     KillBroker(usize),
     Reload,
 }
 
-/// Dice that fall the same way again.
-struct Dice(u64);
+/// One of each kind, and of each broker, in any order.
+fn one_of_each(dice: &mut Dice) -> Vec<Fault> {
+    let mut faults = vec![
+        Fault::KillRouter(dice.below(ROUTERS.len())),
+        Fault::PauseRouter(dice.below(ROUTERS.len())),
+        // Of RabbitMQ (us), a frozen consumer keeps its queue for as long as its heartbeats are waited for.
+        Fault::MakeZombie(dice.below(2)),
+        Fault::CutLink(dice.below(LINKS)),
+        Fault::LossyLink(dice.below(LINKS)),
+        Fault::KillBroker(0),
+        Fault::KillBroker(1),
+        Fault::KillBroker(2),
+        Fault::Reload,
+    ];
+    dice.shuffle(&mut faults);
+    faults
+}
 
-impl Dice {
-    fn new() -> Self {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-        let seed = number("LONGHAUL_CHAOS_SEED").unwrap_or_else(clock);
-        println!("seed {seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from((self.0 >> 33) % end as u64).expect("a small number")
-    }
-
-    fn fault(&mut self) -> Fault {
-        match self.below(9) {
-            0 | 1 => Fault::KillRouter(self.below(ROUTERS.len())),
-            2 => Fault::PauseRouter(self.below(ROUTERS.len())),
-            3 | 4 => Fault::CutLink(self.below(LINKS)),
-            5 => Fault::LossyLink(self.below(LINKS)),
-            6 | 7 => Fault::KillBroker(self.below(3)),
-            _ => Fault::Reload,
-        }
+fn any(dice: &mut Dice) -> Fault {
+    match dice.below(10) {
+        0 | 1 => Fault::KillRouter(dice.below(ROUTERS.len())),
+        2 => Fault::PauseRouter(dice.below(ROUTERS.len())),
+        3 => Fault::MakeZombie(dice.below(2)),
+        4 | 5 => Fault::CutLink(dice.below(LINKS)),
+        6 => Fault::LossyLink(dice.below(LINKS)),
+        7 | 8 => Fault::KillBroker(dice.below(3)),
+        _ => Fault::Reload,
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: {text} is no number")))
+/// What a router owns.
+fn owned(flows: Vec<FlowView>) -> Vec<(String, String, String)> {
+    let owned = flows.into_iter().filter(|flow| flow.end == End::Out);
+    owned.map(|flow| (flow.route, flow.shard, flow.to)).collect()
 }
 
 struct Brokers {
@@ -212,19 +223,51 @@ impl Chaos {
     }
 
     async fn step(&mut self, fault: Fault) {
-        let end = Instant::now() + STEP;
-        self.begin(fault);
-        while Instant::now() < end {
-            self.produce().await;
-            // Events come all the time, not in one heap.
-            tokio::time::sleep(BURST_EVERY).await;
+        let lost = |chaos: &Self| chaos.relays.iter().map(Relay::lost).sum::<u64>();
+        let before = lost(self);
+        match fault {
+            Fault::MakeZombie(region) => self.make_zombie(region).await,
+            fault => {
+                self.begin(fault);
+                self.pass(STEP).await;
+                self.undo(fault);
+            }
         }
-        self.undo(fault);
+        let needs_loss = matches!(fault, Fault::CutLink(_) | Fault::LossyLink(_));
+        assert!(!needs_loss || lost(self) > before, "{fault:?} has lost nothing");
         for router in ROUTERS {
             if let Some(used) = self.mesh.try_metric(router, "longhaul_memory_budget_used_bytes").await {
                 self.used_most = self.used_most.max(used);
             }
         }
+    }
+
+    /// Lets time pass with events that come all the time, not in one heap.
+    async fn pass(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.produce().await;
+            tokio::time::sleep(BURST_EVERY).await;
+        }
+    }
+
+    async fn make_zombie(&mut self, region: usize) {
+        let routers = [ROUTERS[2 * region], ROUTERS[2 * region + 1]];
+        for router in routers {
+            self.mesh.wait_ready(router).await;
+        }
+        let owns = [owned(self.mesh.flows(routers[0]).await), owned(self.mesh.flows(routers[1]).await)];
+        let most = usize::from(owns[1].len() > owns[0].len());
+        println!("        {} with {} flows", routers[most], owns[most].len());
+        self.mesh.process(routers[most]).signal("STOP");
+        self.pass(ZOMBIE_PAUSE).await;
+        let heir = routers[1 - most];
+        until(&format!("{heir} has what {} had", routers[most]), PATIENCE, async || {
+            let has = owned(self.mesh.flows(heir).await);
+            owns[most].iter().all(|flow| has.contains(flow)).then_some(())
+        })
+        .await;
+        self.mesh.process(routers[most]).signal("CONT");
     }
 
     fn begin(&mut self, fault: Fault) {
@@ -234,6 +277,8 @@ impl Chaos {
                 self.mesh.start_router(ROUTERS[router]);
             }
             Fault::PauseRouter(router) => self.mesh.process(ROUTERS[router]).signal("STOP"),
+            // It takes its whole step by itself.
+            Fault::MakeZombie(_) => {}
             Fault::CutLink(link) => self.relays[link].cut(),
             Fault::LossyLink(link) => self.relays[link].lose_one_of(20),
             Fault::KillBroker(region) => tokio::task::block_in_place(|| self.brokers.crash(region)),
@@ -250,7 +295,7 @@ impl Chaos {
             Fault::PauseRouter(router) => self.mesh.process(ROUTERS[router]).signal("CONT"),
             Fault::CutLink(link) => self.relays[link].heal(),
             Fault::LossyLink(link) => self.relays[link].lose_one_of(0),
-            Fault::KillRouter(_) | Fault::KillBroker(_) | Fault::Reload => {}
+            Fault::KillRouter(_) | Fault::MakeZombie(_) | Fault::KillBroker(_) | Fault::Reload => {}
         }
     }
 
@@ -281,12 +326,12 @@ impl Drop for Chaos {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn chaos() {
     let length = Duration::from_secs(number("LONGHAUL_CHAOS_SECONDS").unwrap_or(120));
-    let mut dice = Dice::new();
+    let mut dice = Dice::new("LONGHAUL_CHAOS_SEED");
     let mut chaos = Chaos::start().await;
     chaos.warm_up().await;
     let (begin, mut done) = (Instant::now(), BTreeMap::<Fault, usize>::new());
-    while begin.elapsed() < length {
-        let fault = dice.fault();
+    let mut first = one_of_each(&mut dice).into_iter();
+    while let Some(fault) = first.next().or_else(|| (begin.elapsed() < length).then(|| any(&mut dice))) {
         println!("{:>5.1} s {fault:?}", begin.elapsed().as_secs_f64());
         chaos.step(fault).await;
         *done.entry(fault).or_default() += 1;
