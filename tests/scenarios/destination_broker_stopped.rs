@@ -1,5 +1,6 @@
 //! One Kafka source with three destinations; each destination's broker is stopped for 20 s, one after the other. Nothing is lost, and
-//! the other two get at least 95 % of the rate that they had before.
+//! the other two get at least 95 % of the rate that they had before. And JetStream to JetStream: a destination that is frozen for longer than
+//! JetStream waits for an acknowledgement gets everything once and in order; the reader acknowledges nothing, so nothing comes again.
 
 #![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
 
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use longhaul_test_brokers::{kafka, nats, rabbitmq};
 use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Kafka, Nats, RabbitMq};
-use longhaul_tests::judge::{Compare, judge};
+use longhaul_tests::judge::{Compare, Verdict, judge};
 use longhaul_tests::mesh::Mesh;
 use longhaul_tests::sample::Sample;
 use longhaul_tests::started;
@@ -165,4 +166,54 @@ async fn levels(sinks: &[(Client, Broker)], but: usize, produced: &AtomicUsize) 
         });
     }
     levels
+}
+
+/// JetStream's own `ack_wait`.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_destination_that_is_frozen_longer_than_jetstream_waits() {
+    let (from, to) = tokio::join!(started::nats(), started::nats());
+    let (source, sink) = (Arc::new(Client::Nats(Nats::new(&from))), Client::Nats(Nats::new(&to)));
+    for client in [&*source, &sink] {
+        client.prepare(&["orders.>"]).await;
+    }
+    let mut mesh = Mesh::new(&["eu-west", "us-east"])
+        .broker("eu-west", "orders", "nats: {}", &source.access())
+        .broker("us-east", "orders", "nats: {}", &sink.access())
+        .route(
+            "name: orders\nfrom: {region: eu-west, broker: orders, topics: [\"orders.>\"]}\nguarantee: effectively-once\n\
+             start: earliest\nto: [{region: us-east, broker: orders}]",
+        );
+    mesh.start().await;
+    mesh.wait_streaming("eu-west").await;
+    let (stop, produced) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let producing = tokio::spawn({
+        let (source, stop, produced) = (Arc::clone(&source), Arc::clone(&stop), Arc::clone(&produced));
+        async move {
+            while !stop.load(Ordering::Relaxed) {
+                let first = produced.load(Ordering::Relaxed);
+                let sample = |number| Sample::plain(TOPIC, number, KEYS, PAYLOAD_BYTES);
+                source.produce(&(first..first + 20).map(sample).collect::<Vec<_>>()).await;
+                produced.fetch_add(20, Ordering::Relaxed);
+                // A steady load.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    });
+    until("events arrive", PATIENCE, async || (sink.count(TOPIC).await > 200).then_some(())).await;
+    to.freeze();
+    // In the middle of the load, so that something is under way that nobody acknowledges.
+    tokio::time::sleep(ACK_WAIT + Duration::from_secs(3)).await;
+    to.thaw();
+    stop.store(true, Ordering::Relaxed);
+    producing.await.expect("producing works");
+    let total = produced.load(Ordering::Relaxed);
+    let arrived = sink.consume(TOPIC, total, PATIENCE).await;
+    let samples = Sample::plain_many(TOPIC, total, KEYS, PAYLOAD_BYTES);
+    let verdict = judge("nats to nats", &samples, &arrived, Compare::Content);
+    assert_eq!(verdict, Verdict { events: total, duplicates: 0 });
+    let turned = arrived.windows(2).find(|pair| pair[0].event.number() > pair[1].event.number());
+    assert!(turned.is_none(), "a stream is one order: {turned:?}");
+    assert_audits(&mesh, &["eu-west", "us-east"]).await;
 }
