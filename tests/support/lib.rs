@@ -14,4 +14,5 @@ pub mod otlp;
 pub mod relay;
 pub mod sample;
 pub mod started;
+pub mod throttle;
 pub mod wait;
