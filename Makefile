@@ -55,6 +55,8 @@ soak: needs
 	LONGHAUL_CHAOS_SECONDS=600 $(CARGO) test --package longhaul-tests --test chaos -- --nocapture
 	LONGHAUL_REPEATS=20 $(CARGO) test --package longhaul-tests --test fail_over -- --nocapture
 	LONGHAUL_KILL_ROUNDS=8 LONGHAUL_EVENTS=50000 $(CARGO) test --package longhaul-tests --test guarantees -- --nocapture
+	LONGHAUL_FLAP_SECONDS=300 $(CARGO) test --package longhaul-tests --test link_fails_over -- --nocapture
+	LONGHAUL_STORM_SECONDS=600 LONGHAUL_STORM_PARTITIONS=500 $(CARGO) test --package longhaul-tests --test rebalance_storm -- --nocapture
 	LONGHAUL_SEVEN_DEAD_SECONDS=120 $(CARGO) test --package longhaul-tests --test seven_dead -- --nocapture
 
 # Proof that the simulator bites: planted faults, one build for each, and how many seeds it took to catch them.
