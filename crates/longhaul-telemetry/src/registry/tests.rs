@@ -35,6 +35,7 @@ fn everything() -> Arc<Metrics> {
     out.reset("sink_lost");
     out.moved("gained");
     out.begun_again();
+    out.faulted("source_transient");
     out.without_credit(Duration::from_millis(1500));
     out.gauges(FlowGauges::default());
     let into = metrics.inflow("orders", "eu/kafka", "us/rabbit");
@@ -50,6 +51,7 @@ fn everything() -> Arc<Metrics> {
     link.show(LinkGauges { lost_packets: 1, sent_bytes: 2, received_bytes: 3, ..LinkGauges::default() });
     metrics.refused_connection("wrong_mesh");
     metrics.refused_message("stale_batch");
+    metrics.refused_requests("admin", 400, 1);
     metrics.flow_passes("ap-south", "us-east");
     metrics.broker_up("main \"q\"\\", "kafka", true);
     // What is parked stays in its broker, and in the metric, when its route is gone.
