@@ -79,7 +79,8 @@ impl Api {
             .args(["--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"])
             .arg(format!("--service-cluster-ip-range={SERVICES}"))
             .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg("--allow-privileged=true")
+            // By default it looks the name of a node up, which only its own cluster knows.
+            .args(["--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP"])
             .arg(flag("--cert-dir", &credentials.certificates))
             .arg(flag("--token-auth-file", &credentials.tokens))
             .arg(flag("--service-account-key-file", &credentials.service_account_key))
