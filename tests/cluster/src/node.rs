@@ -1,6 +1,6 @@
 //! A cluster of one node: controllers, scheduler, kubelet, containerd, Services and DNS, all inside of namespaces of their own.
 //!
-//! Mounts, addresses, packet filter rules and processes are those of the [`House`](house::House) alone: nothing of the machine's is
+//! Mounts, addresses, packet filter rules and processes are those of the [`House`] alone: nothing of the machine's is
 //! changed, and all of it is gone when the first process of the house is killed. It needs root, for that is who may make such namespaces.
 
 mod containerd;
