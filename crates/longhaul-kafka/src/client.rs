@@ -11,6 +11,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 use tracing::debug;
 
+use crate::life::Heard;
+
 /// The last failure that any client of a cluster reported, until one succeeds.
 #[derive(Debug, Default)]
 pub(crate) struct Diagnosis(Mutex<Option<Failure>>);
@@ -109,11 +111,13 @@ pub(crate) struct Events {
     diagnosis: Arc<Diagnosis>,
     /// The newest statistics, until the consumer's own thread takes them.
     statistics: Mutex<Option<Statistics>>,
+    /// What it said about topics.
+    pub(crate) heard: Heard,
 }
 
 impl Events {
     pub(crate) fn new(diagnosis: Arc<Diagnosis>) -> Self {
-        Self { diagnosis, statistics: Mutex::new(None) }
+        Self { diagnosis, statistics: Mutex::new(None), heard: Heard::default() }
     }
 
     /// The newest statistics that nobody took yet.
@@ -124,6 +128,7 @@ impl Events {
 
 impl ClientContext for Events {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        self.heard.hear(fac, message);
         log_line(level, fac, message);
     }
 

@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use longhaul_broker::{Gap, Health, SourceError};
-use longhaul_event::{Position, Start};
+use longhaul_broker::{Health, SourceError};
+use longhaul_event::Start;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::client::{Diagnosis, Events, Offloaded, unknown_topic};
 use crate::config::Settings;
+use crate::life::{Address, Lives, topic_of};
 use crate::member::keep_membership;
 use crate::ownership::{Ownership, Partitions};
 
@@ -55,7 +56,9 @@ pub(crate) struct Cluster {
     pub(crate) settings: Settings,
     pub(crate) diagnosis: Arc<Diagnosis>,
     pub(crate) ownership: Arc<Ownership>,
+    pub(crate) lives: Lives,
     questions: Offloaded<BaseConsumer<Events>>,
+    serving: Mutex<()>,
     health: watch::Sender<Health>,
     state: Mutex<State>,
 }
@@ -87,7 +90,9 @@ impl Cluster {
             settings,
             diagnosis,
             ownership: Arc::new(Ownership::new()),
+            lives: Lives::default(),
             questions: Offloaded::new(questions),
+            serving: Mutex::default(),
             health: watch::Sender::new(Health::Connecting),
             state: Mutex::default(),
         });
@@ -182,24 +187,54 @@ impl Cluster {
         Ok((u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0)))
     }
 
-    /// The offset that a reader begins with. Blocks up to three times [`ASK_MAX`].
+    /// The incarnation that a reader reads and the offset that it begins with. Blocks up to four times [`ASK_MAX`].
     ///
     /// # Errors
-    /// A gap when the start does not exist (any more); see [`classify`].
-    pub(crate) fn resolve(&self, topic: &str, partition: i32, start: Start) -> Result<u64, SourceError> {
+    /// A gap when the start does not exist (any more); see [`Lives::judge`].
+    pub(crate) fn resolve(&self, address: &Address, start: Start) -> Result<(u64, u64), SourceError> {
+        let (topic, partition) = (&address.0, address.1);
         let failed = |error: KafkaError| match error.rdkafka_error_code() {
             Some(code) if unknown_topic(code) => {
                 SourceError::Transient(format!("Kafka has no partition {partition} of topic {topic}"))
             }
             _ => self.diagnosis.source_error(&format!("offsets of {topic}/{partition}"), &error),
         };
+        let number = self.number(topic).map_err(failed)?;
         let (low, high) = self.bounds(topic, partition).map_err(failed)?;
-        match start {
-            Start::Latest => Ok(high),
-            Start::Earliest => Ok(low),
-            Start::Time(ms) => Ok(self.at_time(topic, partition, ms).map_err(failed)?.unwrap_or(high)),
-            Start::After(position) => classify(position, low, high).map_err(SourceError::Gap),
+        let next = match start {
+            Start::Latest => high,
+            Start::Earliest => low,
+            Start::Time(ms) => self.at_time(topic, partition, ms).map_err(failed)?.unwrap_or(high),
+            // A gap would be a false alarm: the cursor is from a time when the cluster told the id.
+            Start::After(position) if number == 0 && topic_of(position.incarnation) != 0 => {
+                return Err(SourceError::Transient(format!("Kafka has not told the id of topic {topic}")));
+            }
+            Start::After(position) => {
+                return self.lives.judge(address, number, position, low, high).map_err(SourceError::Gap);
+            }
+        };
+        Ok((self.lives.now(address, number), next))
+    }
+
+    /// The number of the topic's life (see `life`); 0 when the cluster gives topics no id.
+    fn number(&self, topic: &str) -> Result<u64, KafkaError> {
+        if self.partitions(topic)?.is_none() {
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
         }
+        // The line with the id is there before the answer; it only has to be taken.
+        let _serving = self.serving();
+        let heard = &self.questions.context().heard;
+        let mut lines = None;
+        while lines != Some(heard.lines()) {
+            lines = Some(heard.lines());
+            let _ = self.questions.poll(Duration::from_millis(1));
+        }
+        Ok(heard.topic(topic).unwrap_or(0))
+    }
+
+    /// Who holds this is the only one that takes what librdkafka has to say.
+    fn serving(&self) -> MutexGuard<'_, ()> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn at_time(&self, topic: &str, partition: i32, ms: i64) -> Result<Option<u64>, KafkaError> {
@@ -236,6 +271,7 @@ impl Cluster {
 
     /// Hands out what librdkafka has to say; it keeps its logs and errors until somebody asks.
     fn serve(&self) {
+        let _serving = self.serving();
         let until = Instant::now() + Duration::from_millis(5);
         while Instant::now() < until {
             let _ = self.questions.poll(Duration::from_millis(1));
@@ -307,43 +343,5 @@ fn keep_probing(cluster: &Weak<Cluster>) {
         drop(cluster);
         // librdkafka must be asked for its events; between two questions there is nothing else to wait on.
         std::thread::sleep(SERVE_EVERY);
-    }
-}
-
-/// The offset behind a position, if the log still has all that follows it.
-///
-/// # Errors
-/// [`Gap::Recreated`] for a position of another incarnation (every Kafka partition is 0), [`Gap::Purged`] below the log's
-/// beginning, [`Gap::Truncated`] beyond its end.
-pub(crate) fn classify(position: Position, low: u64, high: u64) -> Result<u64, Gap> {
-    if position.incarnation != 0 {
-        return Err(Gap::Recreated { cursor: position.incarnation, found: 0 });
-    }
-    let next = position.offset.wrapping_add(1);
-    match () {
-        () if next < low => Err(Gap::Purged { from: next, to: low }),
-        () if next > high => Err(Gap::Truncated { cursor: position.offset, end: high }),
-        () => Ok(next),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(offset: u64) -> Position {
-        Position { incarnation: 0, offset }
-    }
-
-    #[test]
-    fn a_cursor_is_taken_only_where_nothing_is_missing() {
-        assert_eq!(classify(at(9), 10, 20), Ok(10), "the first event that is left is the next one");
-        assert_eq!(classify(at(8), 10, 20), Err(Gap::Purged { from: 9, to: 10 }));
-        assert_eq!(classify(at(19), 10, 20), Ok(20), "all was read");
-        assert_eq!(classify(at(20), 10, 20), Err(Gap::Truncated { cursor: 20, end: 20 }));
-        assert_eq!(classify(at(u64::MAX), 0, 20), Ok(0), "before offset 0");
-        assert_eq!(classify(at(u64::MAX), 3, 20), Err(Gap::Purged { from: 0, to: 3 }));
-        let other = Position { incarnation: 7, offset: 15 };
-        assert_eq!(classify(other, 10, 20), Err(Gap::Recreated { cursor: 7, found: 0 }));
     }
 }

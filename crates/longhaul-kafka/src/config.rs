@@ -8,6 +8,8 @@ use longhaul_event::hash64;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
+use crate::life::LOGGED;
+
 /// Bytes that a consumer fetches ahead of the readers, for a source and for a reader of its own.
 const FETCH_AHEAD_KIB: usize = 8192;
 const FETCH_AHEAD_ONE_KIB: usize = 2048;
@@ -122,7 +124,7 @@ impl Settings {
     pub(crate) fn questions(&self) -> ClientConfig {
         let mut config = self.base.clone();
         config.set("isolation.level", "read_committed").set("enable.auto.commit", "false");
-        self.with_options(config)
+        self.with_options(telling(config))
     }
 
     /// For administration.
@@ -151,7 +153,7 @@ impl Settings {
         if many {
             config.set("statistics.interval.ms", "5000");
         }
-        self.with_options(config)
+        self.with_options(telling(config))
     }
 
     /// For the member of the group, which owns partitions and fetches nothing.
@@ -240,10 +242,19 @@ impl Settings {
 
     fn with_options(&self, mut config: ClientConfig) -> ClientConfig {
         for (key, value) in &self.options {
-            config.set(key, value);
+            match config.get(key) {
+                Some(ours) if key == "debug" => config.set(key, format!("{ours},{value}")),
+                _ => config.set(key, value),
+            };
         }
         config
     }
+}
+
+/// Has the client tell what `life` must hear.
+fn telling(mut config: ClientConfig) -> ClientConfig {
+    config.set("debug", LOGGED).set_log_level(RDKafkaLogLevel::Debug);
+    config
 }
 
 /// The router's name as Kafka takes it. Names that differ stay different.
@@ -340,6 +351,7 @@ mod tests {
     fn promises_are_set_and_options_win_elsewhere() {
         let mut cfg = kafka();
         cfg.options.insert("linger.ms".to_owned(), "7".to_owned());
+        cfg.options.insert("debug".to_owned(), "broker".to_owned());
         let settings = Settings::new(&cfg, &context()).expect("it is fine");
         let producer = settings.producer(Some(5_000), false);
         for (key, value) in [
@@ -355,6 +367,7 @@ mod tests {
         assert_eq!(settings.consumer(true).get("group.id"), Some("longhaul.mesh.eu.orders"));
         assert_eq!(settings.consumer(true).get("auto.offset.reset"), Some("error"));
         assert_eq!(settings.consumer(true).get("group.instance.id"), None, "readers are no members");
+        assert_eq!(settings.consumer(true).get("debug"), Some("topic,broker"), "what we must hear comes first");
         assert_eq!(settings.member().get("group.instance.id"), Some("r1"));
     }
 

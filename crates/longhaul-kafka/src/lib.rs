@@ -8,6 +8,7 @@
 //! | `config` | options for librdkafka; refuses those that would break a promise |
 //! | `client`, `cluster` | what librdkafka says about itself; health, the list of topics, offsets of partitions |
 //! | `member`, `ownership` | routers of a region share partitions: the member of the consumer group; what it owns, floors to commit |
+//! | `life` | which life of a partition a position belongs to: topics made again, logs that were cut |
 //! | `map`, `amqp`, `size` | records to events and back (pure) |
 //! | `lane`, `pump`, `source` | one thread reads all partitions of a source into bounded lanes, one reader takes from each |
 //! | `topics`, `producer` | what is known of a destination topic; producers, each with its delivery thread |
@@ -17,9 +18,7 @@
 //! | `cursor` | the compacted topic `__longhaul_cursors` |
 //! | `parked` | the compacted topic `__longhaul_parked` |
 //!
-//! Limits. Kafka's topic id does not come through librdkafka's API, so the incarnation of every partition is 0: a topic that was
-//! deleted and made again is noticed when the cursor lies beyond its end (a gap), not when the new one has grown past the cursor. A
-//! header name with a zero byte is cut at that byte by librdkafka; one that is not UTF-8 stops its partition with an error.
+//! Limits. A header name with a zero byte is cut at that byte by librdkafka; one that is not UTF-8 stops its partition with an error.
 
 mod amqp;
 mod atomic;
@@ -33,6 +32,7 @@ mod cursor;
 mod flow;
 mod group;
 mod lane;
+mod life;
 mod map;
 mod member;
 mod ownership;

@@ -38,6 +38,8 @@ pub(crate) struct Origin {
     pub(crate) cluster: u64,
     /// Hash of the shard's name.
     pub(crate) shard: u64,
+    /// Which life of the partition.
+    pub(crate) incarnation: u64,
 }
 
 /// A record as Kafka gave it, borrowed.
@@ -166,8 +168,8 @@ impl Span {
                 Headers::from_encoded(bytes.slice(self.headers)).expect("headers are checked while they are copied")
             }
         };
-        // Every position of a Kafka partition is of incarnation 0.
-        let id = self.id.unwrap_or_else(|| EventId::of_position(origin.cluster, 0, origin.shard, self.offset));
+        let Origin { cluster, incarnation, shard, .. } = *origin;
+        let id = self.id.unwrap_or_else(|| EventId::of_position(cluster, incarnation, shard, self.offset));
         Event {
             offset: self.offset,
             topic: origin.topic.clone(),
@@ -248,7 +250,7 @@ mod tests {
     type RawHeader<'a> = (&'a str, Option<&'a [u8]>);
 
     fn origin() -> Origin {
-        Origin { topic: Topic::parse("orders").expect("short"), cluster: 5, shard: hash64(b"orders/3") }
+        Origin { topic: Topic::parse("orders").expect("short"), cluster: 5, shard: hash64(b"orders/3"), incarnation: 8 }
     }
 
     fn record(offset: u64) -> Record<'static> {
@@ -312,7 +314,7 @@ mod tests {
         assert_eq!((event.id, &event.provenance[..]), (id, &b"prov"[..]));
         assert_eq!(event.headers.iter().map(|h| h.name).collect::<Vec<_>>(), ["a", "z"]);
         let event = read(record(9), &[(ID, Some(b"nonsense")), (ID, None)]);
-        assert_eq!(event.id, EventId::of_position(5, 0, hash64(b"orders/3"), 9));
+        assert_eq!(event.id, EventId::of_position(5, 8, hash64(b"orders/3"), 9));
         assert!(event.headers.is_empty() && event.provenance.is_empty());
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A lane over its share of [`LANES_BYTES_MAX`] has its partition paused until a quarter is left. librdkafka does not say which
 //! partition an error belongs to, so an error about offsets makes the thread check them all: what lies outside the log becomes a gap,
-//! the rest is assigned again at its exact offset. When the thread ends, for whatever reason, every lane ends with an error.
+//! the rest is assigned again at its exact offset. What it tells of topics that were made again and of logs that were cut (see `life`) ends
+//! the lanes of that life before a record of the next one can reach them. When the thread ends, for whatever reason, every lane ends with an error.
 //! Start with [`Pump`]; [`Pumping`] is the thread's own state.
 
 use std::collections::BTreeMap;
@@ -11,17 +12,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use longhaul_broker::{ReadBatch, SourceError};
+use longhaul_broker::{Gap, ReadBatch, SourceError};
 use longhaul_event::{Event, Position};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use crate::client::{Events, forbidden, unknown_topic};
-use crate::cluster::{ASK_MAX, Cluster, classify};
+use crate::cluster::{ASK_MAX, Cluster};
 use crate::lane::{Lane, READ_BYTES_MAX};
+use crate::life::{Address, Heard, topic_of};
 use crate::map::{Chunk, Origin, Record};
 
 /// Bytes that all lanes of a pump hold together, about; each lane's share lies within the two bounds.
@@ -50,6 +52,25 @@ pub(crate) struct Feed {
     pub(crate) lane: Arc<Lane>,
 }
 
+impl Feed {
+    fn topic_number(&self) -> u64 {
+        topic_of(self.origin.incarnation)
+    }
+
+    fn address(&self) -> Address {
+        (self.topic.clone(), self.partition)
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.topic, self.partition)
+    }
+
+    /// The last offset that was read.
+    fn position(&self) -> Position {
+        Position { incarnation: self.origin.incarnation, offset: self.next.wrapping_sub(1) }
+    }
+}
+
 impl Drop for Feed {
     fn drop(&mut self) {
         self.lane.fail(SourceError::Transient("the thread that reads Kafka has ended".to_owned()));
@@ -76,7 +97,6 @@ impl Pump {
             index: BTreeMap::new(),
             current: 0,
             suspect: false,
-            cut: false,
             chores_due: Instant::now() + CHORES_EVERY,
         };
         std::thread::Builder::new()
@@ -119,8 +139,6 @@ struct Pumping {
     current: usize,
     /// Whether an error came that may belong to any of the partitions.
     suspect: bool,
-    /// Whether it was that a partition's log is not what was read.
-    cut: bool,
     chores_due: Instant,
 }
 
@@ -161,6 +179,12 @@ impl Pumping {
             feed.lane.fail(SourceError::Transient("another reader still has this partition".to_owned()));
             return;
         }
+        if self.consumer.context().heard.topic(&feed.topic).is_some_and(|topic| topic != feed.topic_number()) {
+            // One of the two is out of date, which the next answer tells.
+            let _ = self.consumer.fetch_metadata(Some(&feed.topic), ASK_MAX);
+            feed.lane.fail(SourceError::Transient(format!("topic {} was made again", feed.topic)));
+            return;
+        }
         let assigned = assign(&self.consumer, &feed);
         if let Err(error) = &assigned {
             feed.lane.fail(self.cluster.diagnosis.source_error("assigning a partition", error));
@@ -180,8 +204,13 @@ impl Pumping {
         let mut patience = POLL;
         for _ in 0..BURST {
             // The message borrows the consumer alone.
-            let Self { consumer, feeds, index, current, .. } = self;
-            match consumer.poll(patience) {
+            let Self { cluster, consumer, feeds, index, current, .. } = self;
+            let polled = consumer.poll(patience);
+            let heard = &consumer.context().heard;
+            if heard.take_news() {
+                handle_news(cluster, heard, feeds);
+            }
+            match polled {
                 None => return,
                 Some(Ok(message)) => {
                     if let Some(at) = find(index, current, feeds, &message) {
@@ -208,7 +237,6 @@ impl Pumping {
                 let reason = self.cluster.diagnosis.source_error("reading", error);
                 self.fail_all(&reason);
             }
-            RDKafkaErrorCode::AutoOffsetReset => (self.suspect, self.cut) = (true, true),
             _ if fatal => self.fail_all(&SourceError::Transient(format!("the Kafka consumer gave up: {error}"))),
             _ => {
                 debug!(%error, "reading Kafka: every partition is checked");
@@ -271,6 +299,7 @@ impl Pumping {
     fn chores(&mut self) {
         self.pass_markers();
         self.learn_ends();
+        self.leave_former_lives();
         if self.suspect {
             self.suspect = self.check_all();
         }
@@ -304,25 +333,27 @@ impl Pumping {
         }
     }
 
+    /// Another reader may have noticed that a topic was made again or a log was cut.
+    fn leave_former_lives(&mut self) {
+        for fed in self.feeds.iter_mut().flatten().filter(|fed| !fed.failed) {
+            if self.cluster.lives.is_former(&fed.feed.address(), fed.feed.origin.incarnation) {
+                fed.fail(SourceError::Transient(format!("{} is read in another life", fed.feed.name())));
+            }
+        }
+    }
+
     /// Looks where every partition's log begins and ends; `true` when the cluster did not answer, and it must be done again.
     fn check_all(&mut self) -> bool {
-        let (mut gaps, mut whole) = (0, Vec::new());
         for fed in self.feeds.iter_mut().flatten().filter(|fed| !fed.failed) {
             let Feed { topic, partition, .. } = &fed.feed;
-            let shard = format!("{topic}/{partition}");
+            let shard = fed.feed.name();
             match self.consumer.fetch_watermarks(topic, *partition, ASK_MAX) {
                 Ok((low, high)) => {
                     let (low, high) = (u64::try_from(low).unwrap_or(0), u64::try_from(high).unwrap_or(0));
-                    let cursor = Position { incarnation: 0, offset: fed.feed.next.wrapping_sub(1) };
-                    match classify(cursor, low, high) {
-                        Err(gap) => {
-                            gaps += 1;
-                            fed.fail(SourceError::Gap(gap));
-                        }
-                        Ok(next) => {
-                            whole.push(format!("{shard} before offset {next}"));
-                            fed.assign_again(&self.consumer);
-                        }
+                    let (address, number) = (fed.feed.address(), fed.feed.topic_number());
+                    match self.cluster.lives.judge(&address, number, fed.feed.position(), low, high) {
+                        Err(gap) => fed.fail(SourceError::Gap(gap)),
+                        Ok(_) => fed.assign_again(&self.consumer),
                     }
                 }
                 Err(error) => match error.rdkafka_error_code() {
@@ -336,12 +367,27 @@ impl Pumping {
                 },
             }
         }
-        if std::mem::take(&mut self.cut) && gaps == 0 && !whole.is_empty() {
-            // Positions of flows have no leader epoch, so that a flow cannot be halted here: opened again, it would go on all the same.
-            let partitions = whole.join(", ");
-            error!(partitions, "a partition that was read was cut off and written anew: what is new there is not read");
-        }
         false
+    }
+}
+
+/// Ends the lanes of topics that were made again and of logs that were cut, as the client's log told.
+fn handle_news(cluster: &Cluster, heard: &Heard, feeds: &mut [Option<Fed>]) {
+    let cuts = heard.take_cuts();
+    for fed in feeds.iter_mut().flatten().filter(|fed| !fed.failed) {
+        let Feed { topic, partition, .. } = &fed.feed;
+        let (position, number) = (fed.feed.position(), fed.feed.topic_number());
+        if let Some(found) = heard.topic(topic).filter(|found| *found != number) {
+            fed.fail(SourceError::Gap(Gap::Recreated { cursor: position.incarnation, found }));
+            continue;
+        }
+        let cut = cuts.iter().find(|((of, at), _)| of == topic && at == partition);
+        let Some((address, end)) = cut else { continue };
+        warn!(shard = fed.feed.name(), end, next = fed.feed.next, "the log of a Kafka partition was cut at its end");
+        cluster.lives.cut(address, position.incarnation, *end);
+        // Where nothing is missing a reader begins again, in the life behind the cut.
+        let judged = cluster.lives.judge(address, number, position, 0, u64::MAX);
+        fed.fail(judged.err().map_or_else(|| SourceError::Transient("the log was cut".to_owned()), SourceError::Gap));
     }
 }
 

@@ -69,13 +69,14 @@ impl Inner {
         let (topic, partition) =
             parse(shard).ok_or_else(|| SourceError::Config(format!("`{shard}` is no shard of a Kafka source")))?;
         let address = Topic::parse(&topic).map_err(|error| SourceError::Config(error.to_string()))?;
-        let next = self.cluster.resolve(&topic, partition, start)?;
+        let at = (topic, partition);
+        let (incarnation, next) = self.cluster.resolve(&at, start)?;
         let lane = Arc::new(Lane::default());
-        let origin = Origin { topic: address, cluster: self.place, shard: hash64(shard.as_bytes()) };
-        let feed = Feed { topic: topic.clone(), partition, origin, next, lane: Arc::clone(&lane) };
+        let origin = Origin { topic: address, cluster: self.place, shard: hash64(shard.as_bytes()), incarnation };
+        let feed = Feed { topic: at.0.clone(), partition, origin, next, lane: Arc::clone(&lane) };
         let own = self.feed(shard, feed)?;
         let ownership = Arc::clone(&self.cluster.ownership);
-        Ok(KafkaReader { lane, start: next.wrapping_sub(1), ownership, address: (topic, partition), _own: own })
+        Ok(KafkaReader { lane, incarnation, start: next.wrapping_sub(1), ownership, address: at, _own: own })
     }
 
     /// Has the lane fed: by the common thread if the partition is free there, else by one of its own, which is returned.
@@ -174,6 +175,7 @@ fn parse(shard: &str) -> Option<(String, i32)> {
 /// A reader of one partition.
 struct KafkaReader {
     lane: Arc<Lane>,
+    incarnation: u64,
     start: u64,
     ownership: Arc<Ownership>,
     address: (String, i32),
@@ -183,7 +185,7 @@ struct KafkaReader {
 
 impl Reader for KafkaReader {
     fn incarnation(&self) -> u64 {
-        0
+        self.incarnation
     }
 
     fn start(&self) -> u64 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
-use longhaul_broker::{Gap, Reader, Source, SourceError};
+use longhaul_broker::{Gap, Source, SourceError};
 use longhaul_event::{Position, Start};
 use longhaul_kafka::KafkaConnector;
 use longhaul_test_brokers::kafka::Kafka;
@@ -34,58 +34,37 @@ async fn purge(kafka: &Kafka, name: &str, before: i64) {
     admin.delete_records(&list, &AdminOptions::new()).await.expect("records are deleted");
 }
 
-fn after(offset: u64) -> Start {
-    Start::After(Position { incarnation: 0, offset })
-}
-
-fn gap<T>(result: Result<T, SourceError>) -> Gap {
-    match result {
-        Err(SourceError::Gap(gap)) => gap,
-        Err(error) => panic!("no gap but {error:?}"),
-        Ok(_) => panic!("no gap but success"),
-    }
-}
-
-async fn until_error(reader: &mut dyn Reader) -> (usize, SourceError) {
-    let mut count = 0;
-    loop {
-        match read(reader).await {
-            Ok(batch) => count += batch.events.len(),
-            Err(error) => return (count, error),
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_is_told_and_never_jumped() {
     let kafka = kafka();
     // Purged before it is opened.
-    let (_connector, name, events) = filled(&kafka, 100, 10).await;
+    let (connector, name, events) = filled(&kafka, 100, 10).await;
     let shard = &shards(&*events, 1).await[0];
     purge(&kafka, &name, 50).await;
-    assert_eq!(gap(open_reader(&*events, shard, after(10)).await), Gap::Purged { from: 11, to: 50 });
-    let mut reader = open_reader(&*events, shard, after(49)).await.expect("the first that is left is the next");
+    let after = async |offset| after(&*events, shard, offset).await;
+    assert_eq!(gap(open_reader(&*events, shard, after(10).await).await), Gap::Purged { from: 11, to: 50 });
+    let next = after(49).await;
+    let mut reader = open_reader(&*events, shard, next).await.expect("the first that is left is the next");
     assert_eq!(collect(&mut *reader, 50).await[0].offset, 50);
     let mut reader = earliest(&*events, shard).await;
     assert_eq!(reader.start(), 49);
     assert_eq!(collect(&mut *reader, 50).await[0].offset, 50);
-    assert_eq!(gap(open_reader(&*events, shard, after(100)).await), Gap::Truncated { cursor: 100, end: 100 });
-    let other = Start::After(Position { incarnation: 9, offset: 60 });
-    assert_eq!(gap(open_reader(&*events, shard, other).await), Gap::Recreated { cursor: 9, found: 0 });
-
-    // Made again, smaller, while a reader waits at its end, and while none does.
-    let mut reader = open_reader(&*events, shard, after(99)).await.expect("the end");
-    kafka.delete_topic(&name).expect("the topic can be deleted");
-    kafka.create_topic(&name, 1).expect("the topic can be made again");
-    let again = connector(kafka.bootstrap());
-    fill(&again, keyed(&topic(&name), 5, 10)).await;
-    assert_eq!(gap(open_reader(&*events, shard, after(99)).await), Gap::Truncated { cursor: 99, end: 5 });
-    let (count, error) = until_error(&mut *reader).await;
-    assert_eq!(count, 0, "nothing of the new topic may come to the old reader");
-    assert!(
-        matches!(error, SourceError::Gap(Gap::Truncated { cursor: 99, .. }) | SourceError::Transient(_)),
-        "{error:?}"
+    let (life, beyond) = (reader.incarnation(), after(100).await);
+    assert_eq!(gap(open_reader(&*events, shard, beyond).await), Gap::Truncated { cursor: 100, end: 100 });
+    fill(&connector, keyed(&topic(&name), 100, 10)).await;
+    assert_eq!(
+        gap(open_reader(&*events, shard, beyond).await),
+        Gap::Truncated { cursor: 100, end: 100 },
+        "it stays one"
     );
+    let end = Start::After(Position { incarnation: life, offset: 99 });
+    let behind = open_reader(&*events, shard, end).await.expect("nothing is missing at the cut");
+    assert_ne!(behind.incarnation(), life, "what comes behind it cannot be taken for what was there");
+    let found = behind.incarnation();
+    for cursor in [0, 9, life ^ 1] {
+        let other = Start::After(Position { incarnation: cursor, offset: 60 });
+        assert_eq!(gap(open_reader(&*events, shard, other).await), Gap::Recreated { cursor, found });
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +85,8 @@ async fn what_is_purged_under_a_slow_reader_is_a_gap_behind_what_it_holds() {
         }
         other => panic!("{other:?}"),
     }
-    let mut reader = open_reader(&*events, shard, after(29_989)).await.expect("it goes on behind the gap");
+    let mut reader =
+        open_reader(&*events, shard, after(&*events, shard, 29_989).await).await.expect("it goes on behind the gap");
     assert_eq!(collect(&mut *reader, 10).await[9].offset, 29_999);
 }
 
@@ -156,14 +136,14 @@ async fn a_second_reader_catches_up_beside_the_first() {
     let shard = &shards(&*events, 1).await[0];
     let mut first = open_reader(&*events, shard, Start::Latest).await.expect("the end");
     assert_eq!(first.start(), 999);
-    let mut second = open_reader(&*events, shard, after(499)).await.expect("an older position");
+    let mut second = open_reader(&*events, shard, after(&*events, shard, 499).await).await.expect("an older position");
     fill(&connector, vec![event(1000, &topic(&name), None, 10)]).await;
     assert_eq!(collect(&mut *first, 1).await[0].offset, 1000);
     let caught_up = collect(&mut *second, 501).await;
     assert_eq!((caught_up[0].offset, caught_up[500].offset), (500, 1000));
     // The place of the first is free again at once, at any position.
     drop(first);
-    let mut third = open_reader(&*events, shard, after(9)).await.expect("an older position");
+    let mut third = open_reader(&*events, shard, after(&*events, shard, 9).await).await.expect("an older position");
     let all = collect(&mut *third, 991).await;
     assert!(all.iter().enumerate().all(|(at, event)| event.offset == 10 + at as u64));
     let at_start = open_reader(&*events, shard, Start::Time(0)).await.expect("a time");
@@ -212,7 +192,9 @@ async fn transactions_show_what_was_committed_and_their_markers_are_covered() {
     let expected: Vec<String> = (0..10).chain(20..30).map(|number| number.to_string()).collect();
     assert_eq!(bodies, expected);
     assert_eq!(last, 32);
-    let mut reader = open_reader(&*events, shard, after(32)).await.expect("the end of the markers is a position");
+    let mut reader = open_reader(&*events, shard, after(&*events, shard, 32).await)
+        .await
+        .expect("the end of the markers is a position");
     fill(&connector, vec![event(0, &topic(&name), None, 1)]).await;
     assert_eq!(collect(&mut *reader, 1).await[0].offset, 33);
 }

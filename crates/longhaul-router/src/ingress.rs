@@ -349,6 +349,8 @@ impl Driver {
             Opened::Reader(Ok(reader)) => {
                 let (incarnation, after) = (reader.incarnation(), reader.start());
                 self.place(reader, after.wrapping_add(1));
+                // Nothing is missing, yet the shard counts from here on in another life: a new chain begins.
+                self.resume = self.resume.filter(|resume| resume.incarnation == incarnation);
                 self.seeked(incarnation, after, self.resume.is_none());
             }
             Opened::Base(incarnation, base) => {

@@ -8,14 +8,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use longhaul_broker::{
-    Connector, Context, Opened, ReadBatch, Reader, Shard, Sink, SinkSpec, Source, SourceError, SourceSpec,
+    Connector, Context, Gap, Opened, ReadBatch, Reader, Shard, Sink, SinkSpec, Source, SourceError, SourceSpec,
 };
 use longhaul_config::Kafka as Access;
-use longhaul_event::{Event, EventId, Headers, Identity, Start};
+use longhaul_event::{Event, EventId, Headers, Identity, Position, Start};
 use longhaul_kafka::KafkaConnector;
 use longhaul_test_brokers::kafka::Kafka;
 use longhaul_topic::{Filter, Topic};
 use longhaul_topology::{FlowKey, Guarantee, Partition, SinkKind, SourceKind};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use tokio::time::timeout;
 
 pub(crate) const MESH: &str = "mesh";
@@ -148,6 +149,32 @@ pub(crate) async fn earliest(source: &dyn Source, shard: &Shard) -> Box<dyn Read
         .unwrap_or_else(|error| panic!("the partition does not open: {error}"))
 }
 
+/// A start behind that offset, in the life that the shard has now.
+pub(crate) async fn after(source: &dyn Source, shard: &Shard, offset: u64) -> Start {
+    let incarnation = earliest(source, shard).await.incarnation();
+    Start::After(Position { incarnation, offset })
+}
+
+/// The gap that stands there instead of what was asked for.
+pub(crate) fn gap<T>(result: Result<T, SourceError>) -> Gap {
+    match result {
+        Err(SourceError::Gap(gap)) => gap,
+        Err(error) => panic!("no gap but {error:?}"),
+        Ok(_) => panic!("no gap but success"),
+    }
+}
+
+/// Reads to the end; how many events came, and why it ended.
+pub(crate) async fn until_error(reader: &mut dyn Reader) -> (usize, SourceError) {
+    let mut count = 0;
+    loop {
+        match read(reader).await {
+            Ok(batch) => count += batch.events.len(),
+            Err(error) => return (count, error),
+        }
+    }
+}
+
 /// What a reader opens with once the cluster has an answer: a partition that was just made may have no leader yet, and a
 /// broker that has just started may not know its topics.
 pub(crate) async fn open_reader(
@@ -163,6 +190,15 @@ pub(crate) async fn open_reader(
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Has Kafka's own client write records with these numbers; the leader alone must have them.
+pub(crate) fn produce(bootstrap: &str, topic: &str, numbers: std::ops::Range<usize>) {
+    let producer: ThreadedProducer<DefaultProducerContext> = client(bootstrap, &[("acks", "1")]);
+    for number in numbers {
+        producer.send(BaseRecord::<(), str>::to(topic).payload(&number.to_string())).expect("it is queued");
+    }
+    producer.flush(PATIENCE).expect("it is written");
 }
 
 /// Kafka's own client for the tests' own doings.

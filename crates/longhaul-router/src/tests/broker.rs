@@ -69,6 +69,8 @@ struct State {
 #[derive(Default)]
 struct Log {
     incarnation: u64,
+    /// Positions of this one are good as well.
+    formerly: u64,
     events: Vec<String>,
     bytes: usize,
     /// Of a queue: how many are acknowledged, and the reader that counts.
@@ -186,6 +188,13 @@ impl Broker {
         self.grown.send_modify(|version| *version += 1);
     }
 
+    /// A log counts in another life from now on, and nothing is missing.
+    pub(super) fn renumber(&self, shard: &str) {
+        let mut state = self.lock();
+        let log = state.logs.get_mut(shard).expect("a shard of the test");
+        (log.formerly, log.incarnation) = (log.incarnation, log.incarnation + 1);
+    }
+
     /// Cuts the end of a log off.
     pub(super) fn truncate(&self, shard: &str, end: usize) {
         self.lock().logs.get_mut(shard).expect("a shard of the test").events.truncate(end);
@@ -286,7 +295,7 @@ impl Source for BrokerHandle {
                 _ if !self.0.replayable => base,
                 Start::Latest => log.events.len(),
                 Start::Earliest | Start::Time(_) => log.purged,
-                Start::After(position) if position.incarnation != log.incarnation => {
+                Start::After(position) if ![log.incarnation, log.formerly].contains(&position.incarnation) => {
                     let (cursor, found) = (position.incarnation, log.incarnation);
                     return Err(SourceError::Gap(Gap::Recreated { cursor, found }));
                 }

@@ -80,6 +80,19 @@ async fn a_recreated_shard_is_read_from_its_begin_where_the_route_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_life_of_a_shard_in_which_nothing_is_missing_is_no_gap() {
+    let mesh = with_a_gap(OnGap::Halt, |source| {
+        source.renumber("a");
+        source.publish("a", 100..150);
+    })
+    .await;
+    wait_for("the rest", &mesh, || mesh.sinks[0].written("r", "a").len() >= 150 && balanced(&mesh)).await;
+    assert_eq!(mesh.sinks[0].written("r", "a"), events("a", 150));
+    assert_eq!(gaps(&mesh), []);
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_was_cut_is_read_on_from_its_end_where_the_route_says_so() {
     let mesh = with_a_gap(OnGap::Continue, |source| source.truncate("a", 60)).await;
     wait_for("the gap", &mesh, || !gaps(&mesh).is_empty()).await;
