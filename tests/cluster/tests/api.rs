@@ -31,6 +31,7 @@ const RESTRICTED: &str = "{allowPrivilegeEscalation: false, runAsNonRoot: true, 
     seccompProfile: {type: RuntimeDefault}, capabilities: {drop: [ALL]}}";
 
 #[test]
+#[ignore = "builds a Kubernetes the first time, which takes many minutes: cargo test -p longhaul-test-cluster -- --include-ignored"]
 fn a_restricted_namespace_takes_a_modest_pod_and_refuses_a_privileged_one() {
     let api = Api::start().expect("an API server");
     let apply = |text: &str| api.kubectl(&["apply", "--server-side", "-f", "-"], text);

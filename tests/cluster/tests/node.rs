@@ -48,6 +48,7 @@ spec:
 }
 
 #[test]
+#[ignore = "builds a Kubernetes the first time, which takes many minutes: cargo test -p longhaul-test-cluster -- --include-ignored"]
 fn two_pods_reach_each_other_over_udp_through_a_service() {
     if !Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.starts_with(b"0\n")) {
         println!("skipped: a node needs root");
