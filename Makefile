@@ -27,16 +27,18 @@ deny:
 	    else echo "advisories were not checked: their database cannot be reached from here"; fi
 
 # Pure code, connectors' own tests and the guards; connectors bring up their real brokers.
+# What builds a Kubernetes first has a target of its own, test-k8s.
+ELSEWHERE = --exclude longhaul-benches --exclude longhaul-bench-congestion --exclude longhaul-test-cluster --exclude longhaul-test-k8s
 unit:
 	$(CARGO) run --quiet --package xtask -- brokers
-	$(CARGO) test --workspace --exclude longhaul-tests --exclude longhaul-benches --exclude longhaul-bench-congestion --quiet
+	$(CARGO) test --workspace --exclude longhaul-tests $(ELSEWHERE) --quiet
 
 # The whole system: real brokers, real router processes, one scenario after the other. What is selected keeps to the same set of packages as
 # above, so that nothing is built twice.
 SCENARIOS = $(shell sed -n '/^\[\[test\]\]/,$$s/^name = "\(.*\)"/\1/p' tests/Cargo.toml)
 system:
-	$(CARGO) build --workspace --exclude longhaul-tests --exclude longhaul-benches --exclude longhaul-bench-congestion --bin longhaul
-	$(CARGO) test --workspace --exclude longhaul-benches --exclude longhaul-bench-congestion $(SCENARIOS:%=--test %) -- --test-threads=1
+	$(CARGO) build --workspace --exclude longhaul-tests $(ELSEWHERE) --bin longhaul
+	$(CARGO) test --workspace $(ELSEWHERE) $(SCENARIOS:%=--test %) -- --test-threads=1
 
 # Alerts, recording rules and dashboards of the chart, from the table of metrics; a test checks that they are what is committed.
 FILES = k8s/helm/longhaul/files
@@ -58,6 +60,7 @@ soak: needs
 	LONGHAUL_FLAP_SECONDS=300 $(CARGO) test --package longhaul-tests --test link_fails_over -- --nocapture
 	LONGHAUL_STORM_SECONDS=600 LONGHAUL_STORM_PARTITIONS=500 $(CARGO) test --package longhaul-tests --test rebalance_storm -- --nocapture
 	LONGHAUL_SEVEN_DEAD_SECONDS=120 $(CARGO) test --package longhaul-tests --test seven_dead -- --nocapture
+	$(MAKE) test-k8s
 
 # Proof that the simulator bites: planted faults, one build for each, and how many seeds it took to catch them.
 faults: needs
@@ -81,6 +84,7 @@ image: needs
 test-k8s: needs test-needs
 	$(CARGO) build --package longhaul --package xtask
 	$(CARGO) test --package longhaul-test-k8s --test renders --test applies --test image
+	$(CARGO) test --package longhaul-test-cluster -- --include-ignored --test-threads=1
 
 bench: needs
 	$(CARGO) bench --package longhaul-benches --package longhaul-bench-congestion $(ARGS)

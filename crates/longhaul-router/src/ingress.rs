@@ -11,7 +11,7 @@ mod stall;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use longhaul_broker::{Gap, ReadBatch, Reader, SourceError};
@@ -20,8 +20,8 @@ use longhaul_flow::{Heard, Owner, OwnerConfig, OwnerOutput, OwnerState, Reset, R
 use longhaul_link::class_to_wire;
 use longhaul_route::{CompiledRoute, Refusal};
 use longhaul_telemetry::FlowTracer;
-use longhaul_topology::{Class, FlowKey, Guarantee, RouteStart};
-use longhaul_wire::{BatchEncoder, Chain, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits};
+use longhaul_topology::{FlowKey, Guarantee, RouteStart};
+use longhaul_wire::{BatchEncoder, Compression, EVENT_BYTES_MAX, FlowOpen, Frame, Limits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -425,28 +425,6 @@ impl Driver {
         }
         self.cursor = Cursor::None;
         self.owner.handle_seek_failed(now, retry);
-    }
-
-    /// An empty batch that covers nothing: begins a chain, or asks the applier to say where it is.
-    fn send_point(&mut self, start: bool, incarnation: u64, after: u64) {
-        let batch = self.encoder.finish(self.chain(start, incarnation, after, after), Compression::None);
-        self.submit(batch);
-    }
-
-    fn chain(&self, start: bool, incarnation: u64, prev: u64, last: u64) -> Chain {
-        let handle = self.port.as_ref().map_or(0, Port::handle);
-        Chain { handle, path_epoch: self.owner.path_epoch(), start, incarnation, prev, last }
-    }
-
-    fn submit(&mut self, batch: Bytes) {
-        let class = if matches!(self.cursor, Cursor::Own(_)) { Class::CatchUp } else { self.flow.route.route().class };
-        if let Some(port) = &self.port {
-            let mut submitting = port.submit(class, batch);
-            // Most of the time there is room at once; then nothing needs to be waited for.
-            if (&mut submitting).now_or_never().is_none() {
-                self.submitting = Some(submitting);
-            }
-        }
     }
 
     fn may_send(&self) -> bool {

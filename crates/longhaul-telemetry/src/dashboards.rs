@@ -229,6 +229,15 @@ fn region() -> Dashboard {
                 "{{listener}}: {{status}}",
             ),
             lines("Messages refused, per second", "short", seldom(rate("reason", REFUSED_MESSAGES)), "{{reason}}"),
+            panel(
+                "Spans of traced events, per second",
+                Shape::Lines,
+                "short",
+                [
+                    (seldom(rate("instance", SPANS_EXPORTED)), "exported"),
+                    (seldom(rate("reason", SPANS_DROPPED)), "dropped"),
+                ],
+            ),
         ],
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Counters are shared by all flows of the same route and way; handles are cheap to clone.
 
+mod link;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
@@ -14,6 +15,7 @@ use prometheus::{
 };
 
 use crate::names::{self, Metric};
+pub use link::{LinkGauges, LinkMetrics};
 
 /// Upper bounds of the end-to-end histogram, in seconds.
 const BUCKETS: &[f64] =
@@ -82,22 +84,6 @@ pub struct InflowMetrics {
     end_to_end: Histogram,
 }
 
-/// Handles of a link.
-#[derive(Clone)]
-pub struct LinkMetrics {
-    labels: [String; 2],
-    metrics: Arc<Metrics>,
-    seen: Arc<Seen>,
-}
-
-/// What a link has shown, so that figures which begin at 0 with every connection become counters.
-#[derive(Default)]
-struct Seen {
-    was_up: AtomicBool,
-    /// Lost packets, bytes sent, bytes received, of the present connection.
-    counts: [AtomicU64; 3],
-}
-
 /// What the flows of a route show together.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FlowGauges {
@@ -117,23 +103,6 @@ pub struct FlowGauges {
     pub oldest_unacked_seconds: f64,
     /// The worst.
     pub credit_exhausted_seconds: f64,
-}
-
-/// What a link shows.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LinkGauges {
-    /// Smoothed.
-    pub rtt_seconds: f64,
-    /// Since it came up.
-    pub lost_packets: u64,
-    /// Congestion window.
-    pub window_bytes: u64,
-    /// In parcels that are not acknowledged.
-    pub in_flight_bytes: u64,
-    /// Since it came up.
-    pub sent_bytes: u64,
-    /// Since it came up.
-    pub received_bytes: u64,
 }
 
 impl Metrics {
@@ -494,40 +463,6 @@ impl InflowMetrics {
     /// Milliseconds from the time of an event to its confirmation.
     pub fn end_to_end(&self, ms: u64) {
         self.end_to_end.observe(ms as f64 / 1000.0);
-    }
-}
-
-impl LinkMetrics {
-    /// The link came up.
-    pub fn connected(&self) {
-        let (metrics, region) = (&self.metrics, &self.labels[..1]);
-        metrics.link_connects.with_label_values(region).inc();
-        if self.seen.was_up.swap(true, Relaxed) {
-            metrics.link_reconnects.with_label_values(region).inc();
-        }
-        self.seen.counts.iter().for_each(|count| count.store(0, Relaxed));
-        metrics.link_gauges[0].with_label_values(&self.labels).set(1.0);
-    }
-
-    /// The link is down.
-    pub fn down(&self) {
-        set(&self.metrics.link_gauges, &self.labels, &[0.0; 4]);
-    }
-
-    /// What the link shows while it is up. From one connection to the next, what came after the last call is not counted.
-    pub fn show(&self, gauges: LinkGauges) {
-        let values = [1.0, gauges.rtt_seconds, gauges.window_bytes as f64, gauges.in_flight_bytes as f64];
-        set(&self.metrics.link_gauges, &self.labels, &values);
-        let counts = [gauges.lost_packets, gauges.sent_bytes, gauges.received_bytes];
-        for ((count, seen), metric) in counts.into_iter().zip(&self.seen.counts).zip(&self.metrics.link_counters) {
-            let before = seen.swap(count, Relaxed);
-            metric.with_label_values(&self.labels[..1]).inc_by(count.saturating_sub(before));
-        }
-    }
-
-    /// The link is not dialled any more. What it counted stays with its region.
-    pub fn remove(&self) {
-        remove(&self.metrics.link_gauges, &self.labels);
     }
 }
 

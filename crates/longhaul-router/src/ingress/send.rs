@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use futures::FutureExt;
 use longhaul_broker::SourceError;
 use longhaul_event::{Event, correlation};
 use longhaul_flow::Span;
 use longhaul_route::Refusal;
 use longhaul_telemetry::During;
-use longhaul_topology::OnPoison;
-use longhaul_wire::{BATCH_EVENTS_MAX, WireError};
+use longhaul_topology::{Class, OnPoison};
+use longhaul_wire::{BATCH_EVENTS_MAX, Chain, Compression, WireError};
 
 use super::{BATCH_BYTES_MAX, COMPRESSION, Driver, PROGRESS_AFTER};
 use crate::audit::Fate;
 use crate::cursor::Cursor;
+use crate::links::Port;
 use crate::refusals::Refusals;
 use crate::ring::RingBatch;
 
@@ -165,6 +168,28 @@ impl Driver {
         let now = self.flow.now();
         if self.skipped_since.is_some_and(|since| now >= since + PROGRESS_AFTER) {
             self.send_span();
+        }
+    }
+
+    /// An empty batch that covers nothing: begins a chain, or asks the applier to say where it is.
+    pub(super) fn send_point(&mut self, start: bool, incarnation: u64, after: u64) {
+        let batch = self.encoder.finish(self.chain(start, incarnation, after, after), Compression::None);
+        self.submit(batch);
+    }
+
+    pub(super) fn chain(&self, start: bool, incarnation: u64, prev: u64, last: u64) -> Chain {
+        let handle = self.port.as_ref().map_or(0, Port::handle);
+        Chain { handle, path_epoch: self.owner.path_epoch(), start, incarnation, prev, last }
+    }
+
+    pub(super) fn submit(&mut self, batch: Bytes) {
+        let class = if matches!(self.cursor, Cursor::Own(_)) { Class::CatchUp } else { self.flow.route.route().class };
+        if let Some(port) = &self.port {
+            let mut submitting = port.submit(class, batch);
+            // Most of the time there is room at once; then nothing needs to be waited for.
+            if (&mut submitting).now_or_never().is_none() {
+                self.submitting = Some(submitting);
+            }
         }
     }
 }
