@@ -150,6 +150,7 @@ impl Appliers {
 
     fn start(self: &Arc<Self>, key: &FlowKey, plan: Plan) -> (Arc<Mailbox>, Arc<InflowStatus>) {
         let metrics = self.inflow_metrics(key);
+        let health = self.brokers.get(&key.to.1).map(|connector| connector.health());
         let (mailbox, status) = (Arc::new(Mailbox::default()), Arc::new(InflowStatus::new(key.clone(), metrics)));
         let flow = Arc::new(ApplierFlow {
             key: key.clone(),
@@ -158,6 +159,7 @@ impl Appliers {
             mailbox: Arc::clone(&mailbox),
             status: Arc::clone(&status),
             budget: Arc::clone(&self.budget),
+            health,
             origin: self.origin,
             drain: self.supervisor.drain_token().clone(),
             last_owner: Mutex::new(None),

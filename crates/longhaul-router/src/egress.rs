@@ -6,6 +6,7 @@
 //! destination's own cursor says where from.
 
 mod aside;
+mod returned;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,13 +14,14 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
-use longhaul_broker::{Opened, Parking, Poison, Sink, SinkError, Writer};
+use longhaul_broker::{Health, Opened, Parking, Poison, Sink, SinkError, Writer};
 use longhaul_event::{Event, Position};
 use longhaul_flow::{Applier, ApplierConfig, ApplierOutput, ApplierState, Offer, ResetCode, Span};
 use longhaul_route::CompiledRoute;
 use longhaul_telemetry::{FlowTracer, Writing};
 use longhaul_topology::{FlowKey, Guarantee, OnPoison};
 use longhaul_wire::Frame;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
@@ -28,6 +30,7 @@ use crate::flow_status::{InflowStatus, Phase};
 use crate::mailbox::{Attachment, Inbound, Mailbox, Received};
 use crate::parked::Refused;
 use crate::waiting::{sleep_until, wait_for};
+use returned::changed;
 
 /// Writes of one flow under way at the same time.
 const WRITES_MAX: usize = 8;
@@ -79,6 +82,8 @@ pub(crate) struct ApplierFlow {
     pub status: Arc<InflowStatus>,
     /// The memory that its credit comes from.
     pub budget: Arc<Budget>,
+    /// How the destination broker is.
+    pub health: Option<watch::Receiver<Health>>,
     /// Who records its spans, if somebody does.
     pub tracer: Option<FlowTracer>,
     /// Router start, the origin of the state machine's time.
@@ -130,6 +135,9 @@ struct Driver {
     /// When the sink last answered, or was first asked for something.
     heard: Duration,
     draining: bool,
+    /// How the destination broker is, and whether it was away since it was last looked at.
+    health: Option<watch::Receiver<Health>>,
+    away: bool,
 }
 
 impl ApplierFlow {
@@ -157,6 +165,8 @@ impl ApplierFlow {
             abandoned_at: self.origin.elapsed() + ABANDONED_AFTER,
             heard: self.origin.elapsed(),
             draining: false,
+            health: self.health.clone(),
+            away: false,
             plan: self.plan.clone(),
             flow: self,
         };
@@ -199,6 +209,7 @@ impl Driver {
                 settled = wait_for(&mut self.settling), if self.settling.is_some() => self.handle_settled(settled),
                 parked = wait_for(&mut self.parking), if self.parking.is_some() => self.handle_parked(parked),
                 opened = wait_for(&mut self.opening), if self.opening.is_some() => self.handle_opened(opened),
+                true = changed(self.health.as_mut()) => self.handle_health(),
                 inbound = mailbox.take() => {
                     for one in inbound {
                         self.handle_inbound(one).await;
