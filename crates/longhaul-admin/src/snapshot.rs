@@ -136,7 +136,7 @@ impl ParkedLines {
 /// Those in trouble first, so that the bound cuts off what is well; each group in the order of names, so that lines stay where they are.
 fn shown(mut flows: Vec<FlowView>) -> Vec<FlowView> {
     let trouble = |flow: &FlowView| match flow.phase {
-        _ if flow.fault.is_some() => 0,
+        _ if flow.fault.is_some() || flow.stalled => 0,
         Phase::Faulted => 0,
         Phase::Waiting | Phase::Opening => 1,
         Phase::Streaming | Phase::Stopped => 2,
@@ -236,7 +236,7 @@ pub(crate) mod tests {
             "id": number.to_string(), "end": "out", "route": format!("r{number:04}"), "from": "a/x", "shard": "0", "to": "b/x",
             "phase": phase, "detached": false, "hop": null, "read_events": 0, "sent_events": 10 * number, "delivered_events": 0,
             "refused_events": 0, "position": null, "durable": null, "end_offset": null, "lag_events": lag, "lag_seconds": 0.0,
-            "unacknowledged_seconds": 0.0, "credit_exhausted_seconds": 0.0, "resets": 0, "fault": null, "audit_balanced": true,
+            "unacknowledged_seconds": 0.0, "credit_exhausted_seconds": 0.0, "idle_seconds": 0.0, "stalled": false, "resets": 0, "fault": null, "audit_balanced": true,
             "gaps": [], "audit": {"since": null, "lives": 0, "read": 0, "delivered": 0, "filtered": 0, "parked": 0, "dropped": 0,
             "gaps": 0, "under_way": 0},
         }))

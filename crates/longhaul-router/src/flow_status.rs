@@ -110,6 +110,21 @@ pub struct FlowView {
     pub gaps: Vec<GapView>,
 }
 
+impl FlowView {
+    /// What it is doing, in a word for people: its phase, or that it is stalled.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self.phase {
+            _ if self.stalled => "stalled",
+            Phase::Waiting => "waiting",
+            Phase::Opening => "opening",
+            Phase::Streaming => "streaming",
+            Phase::Faulted => "faulted",
+            Phase::Stopped => "stopped",
+        }
+    }
+}
+
 /// Events that are missing at the source, and what the flow did about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GapView {

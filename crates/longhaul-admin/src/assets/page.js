@@ -42,13 +42,14 @@ const ROUTES = [
   { title: "Trouble", text: (route) => route.error, long: true },
 ];
 
-const PHASES = { streaming: "up", waiting: "down", faulted: "down", opening: "partial", stopped: "unknown" };
+const PHASES = { streaming: "up", waiting: "down", faulted: "down", stalled: "down", opening: "partial", stopped: "unknown" };
+const phase = (flow) => (flow.stalled ? "stalled" : flow.phase);
 const FLOWS = [
   { title: "Route", text: (flow) => flow.route },
   { title: "End", text: (flow) => flow.end },
   { title: "From", text: (flow) => `${flow.from}/${flow.shard}` },
   { title: "To", text: (flow) => (flow.hop && flow.hop !== flow.to.split("/")[0] ? `${flow.to} over ${flow.hop}` : flow.to) },
-  { title: "State", text: (flow) => flow.phase, state: (flow) => PHASES[flow.phase] },
+  { title: "State", text: phase, state: (flow) => PHASES[phase(flow)] },
   { title: "Events/s", text: (flow) => rate(flow.rate), number: true },
   { title: "Events", text: (flow) => count(flow.end === "out" ? flow.sent_events : flow.delivered_events), number: true },
   { title: "Durable", text: (flow) => count(flow.durable), number: true },
@@ -128,7 +129,7 @@ function showFlows() {
   const words = (flow) => FLOWS.map((column) => column.text(flow) ?? "").join(" ").toLowerCase();
   const flows = snapshot.flows.filter((flow) => wanted === "" || words(flow).includes(wanted));
   const key = (flow) => `${flow.id} ${flow.end}`;
-  fill($("flows"), FLOWS, flows, { key, trouble: (flow) => flow.phase === "faulted" || flow.fault, none: wanted === "" ? "No flow is owned or applied here." : "No flow matches." });
+  fill($("flows"), FLOWS, flows, { key, trouble: (flow) => flow.phase === "faulted" || flow.stalled || flow.fault, none: wanted === "" ? "No flow is owned or applied here." : "No flow matches." });
   const [shown, held] = [flows.length, snapshot.flows.length];
   const cut = held < snapshot.flows_total ? `; ${count(snapshot.flows_total - held)} more that are well are not shown` : "";
   write("flows-note", shown < held || cut !== "" ? `${count(shown)} of ${count(held)} shown${cut}` : "");

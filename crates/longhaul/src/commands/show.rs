@@ -171,7 +171,7 @@ pub(crate) fn flows_table(flows: &[FlowView]) -> String {
             end.into(),
             format!("{}/{}", flow.from, flow.shard),
             to(flow),
-            format!("{:?}", flow.phase).to_lowercase(),
+            flow.state().to_owned(),
             moved.to_string(),
             or_dash(flow.durable),
             or_dash(flow.lag_events),

@@ -121,7 +121,7 @@ fn flow(line: &FlowLine) -> Row {
     let flow = &line.flow;
     let tone = match flow.phase {
         Phase::Faulted | Phase::Waiting => Tone::Bad,
-        _ if flow.fault.is_some() || !flow.audit_balanced => Tone::Bad,
+        _ if flow.fault.is_some() || flow.stalled || !flow.audit_balanced => Tone::Bad,
         _ => lagging(flow.lag_events, flow.lag_seconds),
     };
     let end = match flow.end {
@@ -134,7 +134,7 @@ fn flow(line: &FlowLine) -> Row {
         end.to_owned(),
         format!("{}/{}", flow.from, flow.shard),
         to(flow),
-        format!("{:?}", flow.phase).to_lowercase(),
+        flow.state().to_owned(),
         decimal(line.rate),
         or_dash(flow.durable),
         or_dash(flow.lag_events),
@@ -183,7 +183,7 @@ pub(super) fn in_short(snapshot: &Snapshot) -> [(Tone, String); 2] {
     let mesh = &snapshot.mesh;
     let known = snapshot.map.iter().filter(|link| link.state != LinkState::Unknown);
     let (links, up) = known.fold((0, 0), |(all, up), link| (all + 1, up + usize::from(link.state == LinkState::Up)));
-    let troubled = snapshot.flows.iter().filter(|line| line.flow.phase != Phase::Streaming).count();
+    let troubled = snapshot.flows.iter().filter(|line| line.flow.state() != "streaming").count();
     let streaming = snapshot.flows_total - troubled.min(snapshot.flows_total);
     let lag: u64 = snapshot.routes.iter().filter_map(|line| line.lag_events).sum();
     let brokers = snapshot.brokers.iter().filter(|broker| broker.state == "up").count();
