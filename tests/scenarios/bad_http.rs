@@ -85,7 +85,7 @@ fn admin_cases() -> Vec<Wrong> {
         |value| Wrong { headers: vec![("authorization", value)], ..at("POST", "/v1/reload", 401, "bearer token") };
     vec![
         at("GET", "/v1/nothing", 404, "there is no such path"),
-        at("GET", "/", 404, "there is no such path"),
+        at("GET", "/index.php", 404, "there is no such path"),
         at("POST", "/v1/reload", 401, "bearer token"),
         bearer("Bearer wrong-token"),
         bearer("Basic dGVzdDp0b2tlbg=="),
