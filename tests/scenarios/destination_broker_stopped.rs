@@ -20,10 +20,10 @@ use longhaul_tests::wait::until;
 const TOPIC: &str = "orders.placed";
 const KEYS: usize = 50;
 const PAYLOAD_BYTES: usize = 200;
-const PER_SECOND: usize = 2_000;
+const PER_SECOND: usize = 1_000;
 /// Of the rate before.
 const KEPT_MIN: f64 = 0.95;
-const BEFORE: Duration = Duration::from_secs(8);
+const BEFORE: Duration = Duration::from_secs(6);
 const OUTAGE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 
