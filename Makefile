@@ -80,11 +80,13 @@ image: needs
 	$(CARGO) build --locked --release --package longhaul
 	$(CARGO) run --quiet --package xtask -- image
 
-# Chart, kustomize and image against a real API server, which is built from its Go modules the first time (some minutes).
+# Chart, kustomize and image against a real API server, which is built from its Go modules the first time (some minutes); then three regions
+# on a real node.
 test-k8s: needs test-needs
 	$(CARGO) build --package longhaul --package xtask
 	$(CARGO) test --package longhaul-test-k8s --test renders --test applies --test image
 	$(CARGO) test --package longhaul-test-cluster -- --include-ignored --test-threads=1
+	$(CARGO) test --package longhaul-test-k8s --test regions -- --include-ignored --nocapture
 
 bench: needs
 	$(CARGO) bench --package longhaul-benches --package longhaul-bench-congestion $(ARGS)

@@ -1,7 +1,10 @@
 //! What the tests of chart, kustomize and image share: where things are, an API server for all, rendered objects as values.
 //!
-//! Start with [`api`] and [`Objects`]. Nothing here is compared as text: manifests are parsed, and what only says which tool made them
+//! Start with [`api`] and [`Objects`], or with [`installed`] for a mesh that runs. Nothing here is compared as text: manifests are parsed, and what only says which tool made them
 //! is left out.
+
+pub mod installed;
+pub mod load;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -67,6 +70,21 @@ pub fn generate(mesh: &Path, region: &str) -> Result<String, String> {
     let out = out.map_err(|error| error.to_string())?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     if out.status.success() { Ok(text(out.stdout)) } else { Err(text(out.stderr)) }
+}
+
+/// Makes the container image of the program under test, and returns the one file of it whose name ends so.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn image(end: &str) -> PathBuf {
+    let program = program();
+    let out = Command::new(program.with_file_name("xtask")).arg("image").arg(&program).current_dir(path("")).output();
+    let out = out.expect("xtask is built");
+    assert!(out.status.success(), "xtask image: {}", String::from_utf8_lossy(&out.stderr));
+    let files = std::fs::read_dir(program.with_file_name("image")).expect("a folder");
+    let mut files = files.map(|entry| entry.expect("an entry").path());
+    files.find(|path| path.to_string_lossy().ends_with(end)).expect("it was made")
 }
 
 /// The mesh document of the overlay.
