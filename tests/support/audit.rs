@@ -1,6 +1,6 @@
 //! The books of every flow: at rest, each event that was read has a fate, and both ends of a flow say the same.
 //!
-//! [`assert_audits`] is for the end of a test whose flows come to rest; [`assert_none_unbalanced`] is what every router is asked before its
+//! [`assert_audits`] is for the end of a test whose flows come to rest; `assert_none_unbalanced` is what every router is asked before its
 //! test ends it, so that no test can forget it.
 
 use std::io::{Read, Write};
