@@ -353,6 +353,7 @@ async fn members_that_break_the_protocol_lose_their_link_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn noise_at_the_link_port_harms_nobody() {
     let scene = Scene::start().await;
+    let before = scene.refused("noise").await;
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
     let mut state = 0x1234_5678_9abc_def0_u64;
     for number in 0..5_000_usize {
@@ -372,6 +373,9 @@ async fn noise_at_the_link_port_harms_nobody() {
         let sent = socket.send_to(&datagram, scene.listener()).await.expect("loopback takes datagrams");
         assert_eq!(sent, datagram.len());
     }
+    scene.wait_refused("noise", before, "datagrams came that belong to no link").await;
+    let refused = scene.mesh.links("b").await.refused;
+    assert!(refused.iter().any(|refusal| refusal.reason == "noise"), "the API says so: {refused:?}");
     scene.end().await;
 }
 

@@ -1,7 +1,7 @@
 //! Listening: the side that applies events. Handshakes run side by side, bounded in number and in time; a peer that is refused is
 //! reported and harms nobody else.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use longhaul_wire::{Frame, Hello};
 use quinn::{Connection, Endpoint, Incoming, ServerConfig};
@@ -18,6 +18,7 @@ use crate::{
     endpoint::{endpoint, endpoint_over},
     link::{FrameReceiver, LinkHandle, Wire},
     parcel::receive,
+    strangers::Strangers,
     tls::Loaded,
     transport::{Role, transport},
     verify::{Peer, PeerVerifier},
@@ -30,6 +31,8 @@ const HANDSHAKES_WITHOUT_PROOF_MAX: usize = 16;
 /// Links of one listener.
 const CONNECTIONS_MAX: usize = 1024;
 const RESULTS_QUEUED_MAX: usize = 16;
+/// How often datagrams that belong to no link are told of, at most.
+const NOISE_TOLD_EVERY: Duration = Duration::from_secs(1);
 /// What the secrets of its endpoint are derived for.
 const LABEL: &str = "listener";
 
@@ -51,7 +54,7 @@ impl Listener {
     /// # Errors
     /// [`LinkError::Socket`], or what TLS says.
     pub fn bind(addr: SocketAddr, config: &LinkConfig) -> Result<Self, LinkError> {
-        Self::on(config, |own, server| endpoint(addr, own, LABEL, Some(server)))
+        Self::on(config, |own, server, strangers| endpoint(addr, own, LABEL, Some(server), strangers))
     }
 
     /// Listens on what carries packets in place of a socket.
@@ -59,19 +62,20 @@ impl Listener {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub fn over(carrier: Carrier, config: &LinkConfig) -> Result<Self, LinkError> {
-        Self::on(config, |own, server| endpoint_over(carrier, own, LABEL, Some(server)))
+        Self::on(config, |own, server, strangers| endpoint_over(carrier, own, LABEL, Some(server), strangers))
     }
 
     fn on(
         config: &LinkConfig,
-        make: impl FnOnce(&Loaded, ServerConfig) -> Result<Endpoint, LinkError>,
+        make: impl FnOnce(&Loaded, ServerConfig, &Strangers) -> Result<Endpoint, LinkError>,
     ) -> Result<Self, LinkError> {
         let doorman = Arc::new(Doorman { config: config.clone() });
         let own = config.identity.current();
         let (server, _) = doorman.server(&own, &Farewell::default())?;
-        let endpoint = make(&own, server)?;
+        let strangers = Strangers::default();
+        let endpoint = make(&own, server, &strangers)?;
         let (sender, results) = mpsc::channel(RESULTS_QUEUED_MAX);
-        let task = tokio::spawn(doorman.run(endpoint.clone(), sender));
+        let task = tokio::spawn(doorman.run(endpoint.clone(), strangers, sender));
         Ok(Self { endpoint, results, task })
     }
 
@@ -98,12 +102,23 @@ impl Drop for Listener {
 }
 
 impl Doorman {
-    async fn run(self: Arc<Self>, endpoint: Endpoint, results: mpsc::Sender<Result<InLink, LinkError>>) {
+    async fn run(
+        self: Arc<Self>,
+        endpoint: Endpoint,
+        strangers: Strangers,
+        results: mpsc::Sender<Result<InLink, LinkError>>,
+    ) {
         let mut handshakes = JoinSet::new();
+        let mut look = tokio::time::interval(NOISE_TOLD_EVERY);
         loop {
             tokio::select! {
                 biased;
                 Some(_) = handshakes.join_next(), if !handshakes.is_empty() => {}
+                _ = look.tick() => match strangers.take() {
+                    0 => {}
+                    // Nobody is kept waiting for this; what finds no room is heard of another time.
+                    datagrams => drop(results.try_send(Err(LinkError::Noise { datagrams }))),
+                },
                 incoming = endpoint.accept() => match incoming {
                     None => return,
                     Some(incoming) if handshakes.len() >= HANDSHAKES_MAX || endpoint.open_connections() > CONNECTIONS_MAX => {

@@ -21,6 +21,7 @@ use crate::{
     link::{FrameReceiver, LinkHandle, Wire},
     outbox::Outbox,
     parcel::pump,
+    strangers::Strangers,
     tls::inspect,
     transport::{Role, transport},
     verify::Peer,
@@ -44,8 +45,11 @@ impl Dialer {
     /// [`LinkError::Socket`].
     pub fn new(config: &LinkConfig) -> Result<Self, LinkError> {
         let own = config.identity.current();
-        let endpoint = endpoint(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), &own, "dialler", None)
-            .or_else(|_| endpoint(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), &own, "dialler", None))?;
+        let endpoint =
+            endpoint(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), &own, "dialler", None, &Strangers::default())
+                .or_else(|_| {
+                    endpoint(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), &own, "dialler", None, &Strangers::default())
+                })?;
         Ok(Self { endpoint, config: config.clone() })
     }
 
@@ -54,7 +58,7 @@ impl Dialer {
     /// # Errors
     /// [`LinkError::Socket`].
     pub fn over(carrier: Carrier, config: &LinkConfig) -> Result<Self, LinkError> {
-        let endpoint = endpoint_over(carrier, &config.identity.current(), "dialler", None)?;
+        let endpoint = endpoint_over(carrier, &config.identity.current(), "dialler", None, &Strangers::default())?;
         Ok(Self { endpoint, config: config.clone() })
     }
 

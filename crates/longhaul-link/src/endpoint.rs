@@ -12,10 +12,9 @@ use std::{
 use longhaul_event::HEADER_COUNT_MAX;
 use longhaul_wire::{EVENT_BYTES_DEFAULT, Hello, PROTOCOL_VERSION};
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, TokioRuntime};
-use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Identity, WindowHint, error::LinkError, tls::Loaded};
+use crate::{Identity, WindowHint, error::LinkError, strangers::Strangers, tls::Loaded};
 
 /// What the kernel is asked to buffer for a socket, each way.
 const SOCKET_BUFFER_BYTES: usize = 16 * 1024 * 1024;
@@ -89,10 +88,12 @@ pub(crate) fn endpoint(
     own: &Loaded,
     label: &str,
     server: Option<quinn::ServerConfig>,
+    strangers: &Strangers,
 ) -> Result<Endpoint, LinkError> {
     let failed = |error: io::Error| LinkError::Socket { addr, text: error.to_string() };
     let socket = socket(addr).and_then(|socket| TokioRuntime.wrap_udp_socket(socket)).map_err(failed)?;
-    Endpoint::new_with_abstract_socket(settings(own, label), server, socket, Arc::new(TokioRuntime)).map_err(failed)
+    Endpoint::new_with_abstract_socket(settings(own, label, strangers), server, socket, Arc::new(TokioRuntime))
+        .map_err(failed)
 }
 
 /// Makes an endpoint on what carries packets in place of a socket.
@@ -101,18 +102,19 @@ pub(crate) fn endpoint_over(
     own: &Loaded,
     label: &str,
     server: Option<quinn::ServerConfig>,
+    strangers: &Strangers,
 ) -> Result<Endpoint, LinkError> {
     let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
     let addr = carrier.socket.local_addr().unwrap_or(nowhere);
     let failed = |error: io::Error| LinkError::Socket { addr, text: error.to_string() };
-    let mut config = settings(own, label);
+    let mut config = settings(own, label, strangers);
     config.rng_seed(Some(carrier.seed));
     Endpoint::new_with_abstract_socket(config, server, carrier.socket, Arc::new(TokioRuntime)).map_err(failed)
 }
 
 /// Connection ids and stateless resets come from secrets that outlive the process, so that a router that was started anew can tell its
 /// peers at once that it does not know their links.
-fn settings(own: &Loaded, label: &str) -> EndpointConfig {
+fn settings(own: &Loaded, label: &str, strangers: &Strangers) -> EndpointConfig {
     let reset = aws_lc_rs::hmac::Key::new(
         aws_lc_rs::hmac::HMAC_SHA256,
         own.derive(&format!("longhaul stateless reset, {label}")).as_ref(),
@@ -120,7 +122,8 @@ fn settings(own: &Loaded, label: &str) -> EndpointConfig {
     let ids = own.derive(&format!("longhaul connection ids, {label}"));
     let ids = u64::from_le_bytes(*ids.as_ref().first_chunk().expect("an HMAC has 32 bytes"));
     let mut config = EndpointConfig::new(Arc::new(reset));
-    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    let strangers = strangers.clone();
+    config.cid_generator(move || strangers.generator(ids));
     config
 }
 

@@ -99,6 +99,12 @@ pub enum LinkError {
     /// A frame that cannot be sent; the link is as it was.
     #[error("cannot send: {0}")]
     Unsendable(WireError),
+    /// Datagrams at the port of a listener that are no packets of a link, lately.
+    #[error("{datagrams} datagrams came that belong to no link")]
+    Noise {
+        /// How many.
+        datagrams: u64,
+    },
     /// One of the others, with the address of the peer.
     #[error("{remote}: {error}")]
     Peer {
@@ -230,6 +236,7 @@ impl LinkError {
             Self::Closed(_) => "closed",
             Self::Cancelled => "cancelled",
             Self::Unsendable(_) => "unsendable",
+            Self::Noise { .. } => "noise",
             Self::Peer { error, .. } => error.label(),
         }
     }

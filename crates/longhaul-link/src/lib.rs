@@ -15,6 +15,7 @@ mod link;
 mod outbox;
 mod parcel;
 mod scheduler;
+mod strangers;
 mod tls;
 mod transport;
 mod verify;
