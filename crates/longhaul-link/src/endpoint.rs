@@ -14,7 +14,7 @@ use longhaul_wire::{EVENT_BYTES_DEFAULT, Hello, PROTOCOL_VERSION};
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Identity, WindowHint, error::LinkError, strangers::Strangers, tls::Loaded};
+use crate::{Identity, WindowHint, error::LinkError, strangers::Strangers, tls::Loaded, transport::MTU_MAX};
 
 /// What the kernel is asked to buffer for a socket, each way.
 const SOCKET_BUFFER_BYTES: usize = 16 * 1024 * 1024;
@@ -123,6 +123,7 @@ fn settings(own: &Loaded, label: &str, strangers: &Strangers) -> EndpointConfig 
     let ids = u64::from_le_bytes(*ids.as_ref().first_chunk().expect("an HMAC has 32 bytes"));
     let mut config = EndpointConfig::new(Arc::new(reset));
     let strangers = strangers.clone();
+    config.max_udp_payload_size(MTU_MAX).expect("more than the least that QUIC allows");
     config.cid_generator(move || strangers.generator(ids));
     config
 }
