@@ -54,18 +54,27 @@ pub async fn assert_audits(mesh: &Mesh, regions: &[&str]) {
 /// # Panics
 /// When it does not answer, or counts flows whose books do not balance.
 pub(crate) fn assert_none_unbalanced(who: &str, admin: SocketAddr) {
-    let metrics = metrics(admin).unwrap_or_else(|error| panic!("{who} does not tell its metrics: {error}"));
+    let metrics = ask(admin, "/metrics").unwrap_or_else(|error| panic!("{who} does not tell its metrics: {error}"));
     assert!(metrics.starts_with("HTTP/1.1 200 "), "{who} does not tell its metrics: {metrics}");
     let counted = metrics.lines().filter(|line| line.starts_with(UNBALANCED));
     let wrong: Vec<_> = counted.filter(|line| !line.ends_with(" 0")).collect();
     assert!(wrong.is_empty(), "the books of {who} do not balance: {wrong:?}");
 }
 
+/// What a router says of its flows that are not level, for whoever has to understand why a test failed.
+pub(crate) fn unfinished(admin: SocketAddr) -> String {
+    let answer = ask(admin, "/v1/flows").unwrap_or_else(|error| format!("it does not tell its flows: {error}"));
+    let body = answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body);
+    let Ok(flows) = serde_json::from_str::<Vec<FlowView>>(body) else { return answer };
+    let behind = |flow: &&FlowView| flow.fault.is_some() || flow.lag_events != Some(0);
+    flows.iter().filter(behind).map(|flow| format!("{flow:?}\n")).collect()
+}
+
 /// Not with the helpers of tests: a mesh that is dropped cannot await.
-fn metrics(admin: SocketAddr) -> std::io::Result<String> {
+fn ask(admin: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&admin, ANSWER_PATIENCE)?;
     stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)

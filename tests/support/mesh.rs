@@ -16,11 +16,14 @@ use longhaul_router::{BrokerView, FlowView, LinksView, RouteView};
 use longhaul_test_brokers::{Process, free_port};
 use tempfile::TempDir;
 
-use crate::audit::assert_none_unbalanced;
+use crate::audit::{assert_none_unbalanced, unfinished};
 use crate::wait::until;
 
 /// Name of every test mesh.
 pub const MESH: &str = "test";
+
+/// Lines of a log that a test which failed tells.
+const LOG_LINES_TOLD: usize = 60;
 
 /// A mesh that is being put together, or runs.
 pub struct Mesh {
@@ -342,7 +345,7 @@ impl Mesh {
     /// # Panics
     /// When it does not run, or the books of its flows do not balance.
     pub fn terminate(&mut self, region: &str) -> Option<i32> {
-        self.router(region).assert_balanced(region);
+        assert_none_unbalanced(region, self.router(region).admin());
         let process = self.router_mut(region).process.take().expect("a running router");
         process.terminate(Duration::from_secs(35))
     }
@@ -453,15 +456,32 @@ impl Mesh {
     }
 }
 
+impl Mesh {
+    /// What is left of a test that failed: the end of every router's log, and the flows that are not level.
+    fn explain(&mut self) {
+        for name in self.routers() {
+            let log = self.log(&name);
+            let lines: Vec<_> = log.lines().collect();
+            eprintln!(
+                "the end of the log of {name}:\n{}",
+                lines[lines.len().saturating_sub(LOG_LINES_TOLD)..].join("\n")
+            );
+            if self.router_mut(&name).process.as_mut().is_some_and(Process::is_running) {
+                eprintln!("the flows of {name}:\n{}", unfinished(self.router(&name).admin()));
+            }
+        }
+    }
+}
+
 impl Drop for Mesh {
     /// Whatever a test is about, the books of the routers that still run balance, and nothing in them has panicked.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            return;
+            return self.explain();
         }
         for name in self.routers() {
             if self.router_mut(&name).process.as_mut().is_some_and(Process::is_running) {
-                self.router(&name).assert_balanced(&name);
+                assert_none_unbalanced(&name, self.router(&name).admin());
             }
             let log = self.log(&name);
             assert!(!log.contains("panicked at"), "{log}");
@@ -490,8 +510,8 @@ impl Router {
         format!("127.0.0.1:{}", self.link_port)
     }
 
-    fn assert_balanced(&self, name: &str) {
-        assert_none_unbalanced(name, SocketAddr::from(([127, 0, 0, 1], self.admin_port)));
+    fn admin(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.admin_port))
     }
 }
 
