@@ -15,6 +15,11 @@ use longhaul_telemetry::LogFormat;
 
 use commands::{certs, generate, parked, publish, run, show, subscribe, top, up, validate};
 
+/// Also what the Kafka library allocates comes from here: events are allocated by one thread and freed by another, which the system's allocator
+/// pays dearly for.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Carries events between Kafka, RabbitMQ, NATS and embedded brokers of many regions.
 #[derive(Parser)]
 #[command(name = "longhaul", version, propagate_version = true)]
