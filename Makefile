@@ -60,6 +60,7 @@ soak: needs
 	LONGHAUL_FLAP_SECONDS=300 $(CARGO) test --package longhaul-tests --test link_fails_over -- --nocapture
 	LONGHAUL_STORM_SECONDS=600 LONGHAUL_STORM_PARTITIONS=500 $(CARGO) test --package longhaul-tests --test rebalance_storm -- --nocapture
 	LONGHAUL_SEVEN_DEAD_SECONDS=120 $(CARGO) test --package longhaul-tests --test seven_dead -- --nocapture
+	$(CARGO) test --package longhaul-tests --test traces -- --ignored --nocapture
 	$(MAKE) skew
 	$(MAKE) test-k8s
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use longhaul_link::certs;
+use longhaul_test_brokers::collector::Collector;
 use longhaul_tests::client::{Client, EXCHANGE, Embedded, Kafka, RabbitMq};
 use longhaul_tests::http::publish_numbers;
 use longhaul_tests::mesh::Mesh;
@@ -130,6 +131,27 @@ async fn spans_go_over_tls_to_whom_the_authority_and_the_token_are_right() {
         assert!(!mesh.log("a").contains("Bearer"), "{}", mesh.log("a"));
         assert!(receiver.spans().iter().all(|one| one.trace() != id), "{says}");
     }
+}
+
+/// The same at a collector of OpenTelemetry itself, which is built first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "builds a collector from its Go modules, which takes minutes; `make soak` asks for it"]
+async fn a_real_collector_takes_the_five_spans_over_tls() {
+    let ca = certs::make_ca("collectors").expect("an authority");
+    let pem = certs::make_router(&ca, "collectors", "any", "otlp", &["127.0.0.1".to_owned()]).expect("a certificate");
+    let start = move || Collector::start(&pem.cert, &pem.key);
+    let collector = tokio::task::spawn_blocking(start).await.expect("starting works").expect("a collector");
+    let (mesh, id) = one_event(&collector.endpoint(), &ca.cert, TOKEN).await;
+    let spans = until("the collector has five spans", PATIENCE, async || {
+        Some(collector.spans(&id)).filter(|spans| spans.len() == STAGES.len())
+    })
+    .await;
+    let mut parent = "";
+    for stage in STAGES {
+        assert_eq!(spans[stage]["Parent ID"], parent, "{stage}: {spans:?}");
+        parent = &spans[stage]["ID"];
+    }
+    drop(mesh);
 }
 
 /// Has one event cross, and returns its identity; both routers send all spans there.
