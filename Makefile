@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Beside rustup's toolchain: a C and C++ compiler for the crypto and Kafka libraries, and OpenSSL's headers for Kafka over TLS.
 NEEDS = cargo cc c++ make perl pkg-config
 
-.PHONY: up test lint deny unit system generated soak faults mutants image test-k8s bench needs test-needs clean
+.PHONY: up test lint deny unit system generated soak skew faults mutants image test-k8s bench needs test-needs clean
 
 up: needs
 	$(CARGO) build --release --package longhaul
@@ -60,7 +60,23 @@ soak: needs
 	LONGHAUL_FLAP_SECONDS=300 $(CARGO) test --package longhaul-tests --test link_fails_over -- --nocapture
 	LONGHAUL_STORM_SECONDS=600 LONGHAUL_STORM_PARTITIONS=500 $(CARGO) test --package longhaul-tests --test rebalance_storm -- --nocapture
 	LONGHAUL_SEVEN_DEAD_SECONDS=120 $(CARGO) test --package longhaul-tests --test seven_dead -- --nocapture
+	$(CARGO) test --package longhaul-tests --test traces -- --ignored --nocapture
+	$(MAKE) skew
 	$(MAKE) test-k8s
+
+# Today's program beside an earlier one, in one region and over links: the newest release, else the first commit whose cursors of Kafka are
+# today's. In a target folder of its own: cargo cannot tell crates of two checkouts apart.
+PREVIOUS ?= $(or $(shell git describe --tags --abbrev=0 2>/dev/null),059d990)
+SKEW = .cache/skew
+skew: needs test-needs $(SKEW)/longhaul-$(PREVIOUS)
+	$(CARGO) build --workspace --exclude longhaul-tests $(ELSEWHERE) --bin longhaul
+	LONGHAUL_PREVIOUS=$(CURDIR)/$(SKEW)/longhaul-$(PREVIOUS) $(CARGO) test --package longhaul-tests --test version_skew -- --nocapture --test-threads=1
+
+$(SKEW)/longhaul-%:
+	rm -rf $(SKEW)/source && mkdir -p $(SKEW)/source
+	git archive $* | tar -xm -C $(SKEW)/source
+	cd $(SKEW)/source && $(CARGO) build --locked --package longhaul --target-dir $(CURDIR)/$(SKEW)/target
+	cp $(SKEW)/target/debug/longhaul $@
 
 # Proof that the simulator bites: planted faults, one build for each, and how many seeds it took to catch them.
 faults: needs

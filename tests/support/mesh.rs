@@ -55,6 +55,8 @@ pub struct Region {
 struct Router {
     link_port: u16,
     admin_port: u16,
+    /// What it runs, where that is not the program under test.
+    program: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -307,13 +309,18 @@ impl Mesh {
         text
     }
 
+    /// Has a router run another program from its next start on: another build of this one.
+    pub fn set_program(&mut self, region: &str, program: PathBuf) {
+        self.router_mut(region).program = Some(program);
+    }
+
     /// Starts the router process of a region.
     ///
     /// # Panics
     /// When the program was not built.
     pub fn start_router(&mut self, region: &str) {
         let (document, log) = (self.router_document(region), self.log_path(region));
-        let mut command = Command::new(program());
+        let mut command = Command::new(self.router(region).program.clone().unwrap_or_else(program));
         command.args(["--log-format", self.log_format, "run", "--config"]).arg(document).env("NO_COLOR", "1");
         self.router_mut(region).process = Some(Process::spawn(&mut command, &log).expect("the router starts"));
     }
@@ -503,7 +510,7 @@ impl Region {
 
 impl Router {
     fn new() -> Self {
-        Self { link_port: free_port(), admin_port: free_port(), process: None }
+        Self { link_port: free_port(), admin_port: free_port(), program: None, process: None }
     }
 
     fn link_address(&self) -> String {

@@ -1,6 +1,6 @@
 //! A receiver of OTLP over HTTP: decodes what is posted to `/v1/traces` and judges it strictly, as the protocol says.
 //!
-//! Ids are of their lengths and not 0, no span ends before it begins, every resource has a service name. It can be told to refuse the first
+//! Plain or over TLS. Ids are of their lengths and not 0, no span ends before it begins, every resource has a service name. It can be told to refuse the first
 //! requests, as a receiver that is overloaded does.
 
 use std::net::SocketAddr;
@@ -15,17 +15,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use longhaul_link::certs::Pem;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::wait::until;
 
 /// A receiver; it ends when it is dropped.
 pub struct Receiver {
+    scheme: &'static str,
     address: SocketAddr,
     shared: Arc<Shared>,
     serving: AbortHandle,
@@ -38,6 +43,8 @@ struct Shared {
     refuse: AtomicUsize,
     /// What was not as the protocol says.
     wrong: Mutex<Vec<String>>,
+    /// What every request must say in `authorization`.
+    authorization: Option<&'static str>,
 }
 
 /// A span as it was received.
@@ -69,17 +76,36 @@ impl Receiver {
     /// # Panics
     /// When it cannot listen.
     pub async fn start(refused: usize) -> Self {
+        Self::serve(Shared { refuse: AtomicUsize::new(refused), ..Shared::default() }, None).await
+    }
+
+    /// Listens over TLS with that certificate, and takes only requests that say this in `authorization`.
+    ///
+    /// # Panics
+    /// When it cannot listen, or the certificate is none.
+    pub async fn start_tls(pem: &Pem, authorization: &'static str) -> Self {
+        let cert = CertificateDer::from_pem_slice(pem.cert.as_bytes()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config =
+            builder.expect("versions").with_no_client_auth().with_single_cert(vec![cert], key).expect("a pair");
+        let shared = Shared { authorization: Some(authorization), ..Shared::default() };
+        Self::serve(shared, Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn serve(shared: Shared, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let shared = Arc::new(Shared { refuse: AtomicUsize::new(refused), ..Shared::default() });
-        let serving = tokio::spawn(serve(listener, Arc::clone(&shared))).abort_handle();
-        Self { address, shared, serving }
+        let (scheme, shared) = (if tls.is_some() { "https" } else { "http" }, Arc::new(shared));
+        let serving = tokio::spawn(serve(listener, tls, Arc::clone(&shared))).abort_handle();
+        Self { scheme, address, shared, serving }
     }
 
     /// The endpoint to configure.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Everything that was received so far.
@@ -112,7 +138,7 @@ impl Drop for Receiver {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let shared = Arc::clone(&shared);
@@ -121,7 +147,17 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             async move { Ok::<_, std::convert::Infallible>(shared.answer(request).await) }
         });
         // With the set, which ends with the listener, they end too.
-        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let (http, tls) = (http1::Builder::new(), tls.clone());
+        connections.spawn(async move {
+            // How a connection ends is seen by whoever opened it.
+            let _ = match tls {
+                None => http.serve_connection(TokioIo::new(stream), service).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => http.serve_connection(TokioIo::new(stream), service).await,
+                    Err(_) => Ok(()),
+                },
+            };
+        });
     }
 }
 
@@ -134,6 +170,10 @@ impl Shared {
         if !is_right {
             self.wrong(format!("{} {} with {kind:?}", request.method(), request.uri()));
             return status(StatusCode::BAD_REQUEST);
+        }
+        let authorization = request.headers().get("authorization").map(|value| value.as_bytes());
+        if authorization != self.authorization.map(str::as_bytes) {
+            return status(StatusCode::UNAUTHORIZED);
         }
         let one_less = |left: usize| left.checked_sub(1);
         if self.refuse.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {

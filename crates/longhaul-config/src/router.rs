@@ -60,8 +60,12 @@ pub struct Admin {
 /// Spans of sampled events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Traces {
-    /// URL that OTLP over HTTP is posted to, path included.
+    /// URL that OTLP over HTTP is posted to, path included: `http` or `https`.
     pub endpoint: String,
+    /// TLS files for `https`.
+    pub tls: Tls,
+    /// Headers of every request, by their names.
+    pub headers: BTreeMap<String, Secret>,
     /// Part of all events, above 0 and at most 1.
     pub ratio: f64,
     /// Whether events are traced too that their creator traced.
@@ -116,7 +120,7 @@ pub struct Sasl {
     pub password: Secret,
 }
 
-/// TLS towards a broker.
+/// TLS towards a broker or a receiver of traces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tls {
     /// PEM file of the authorities; `None` means the system's.

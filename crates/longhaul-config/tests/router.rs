@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::router;
-use longhaul_config::{BrokerAccess, QueueType, check_pair, load_router};
+use longhaul_config::{BrokerAccess, QueueType, Tls, check_pair, load_router};
 
 const HEAD: &str = "apiVersion: longhaul/v1\nkind: Router\nregion: eu-west\nname: eu-west-1\nmesh: ../topology/m.yaml\n\
                     link: {tls: {cert: certs/c.pem, key: /abs/k.pem, ca: ca.pem}}\n";
@@ -141,9 +141,16 @@ fn traces_go_nowhere_until_an_endpoint_is_named() {
     assert_eq!((found.endpoint.as_str(), found.ratio, found.follow), ("http://collector:4318/v1/traces", 0.001, false));
     let found = with("{endpoint: \"http://[::1]:9/otlp\", ratio: 1, follow: true}").unwrap().traces.unwrap();
     assert_eq!((found.endpoint.as_str(), found.ratio, found.follow), ("http://[::1]:9/otlp", 1.0, true));
+    let found = with("{endpoint: \"https://c:9\", tls: {ca: ca.crt}, headers: {Authorization: \"Bearer hunter2\"}}");
+    let found = found.unwrap().traces.unwrap();
+    assert_eq!(found.endpoint, "https://c:9/v1/traces");
+    assert!(found.tls.ca.as_ref().is_some_and(|ca| ca.ends_with("ca.crt")) && found.tls.cert.is_none());
+    assert_eq!(found.headers["authorization"].reveal(), "Bearer hunter2");
+    assert!(!format!("{found:?}").contains("hunter2"));
+    assert_eq!(with("{endpoint: \"https://c:9\"}").unwrap().traces.unwrap().tls, Tls::default());
     for (traces, says) in [
         ("{}", "router.yaml:7:"),
-        ("{endpoint: \"https://collector:4318\"}", "no endpoint for traces"),
+        ("{endpoint: \"ftp://collector:4318\"}", "no endpoint for traces"),
         ("{endpoint: \"collector:4318\"}", "no endpoint for traces"),
         ("{endpoint: \"http://collector\"}", "expected HOST:PORT"),
         ("{endpoint: \"http://me:hunter2@collector:1\"}", "expected HOST:PORT"),
@@ -152,6 +159,11 @@ fn traces_go_nowhere_until_an_endpoint_is_named() {
         ("{endpoint: \"http://c:1\", ratio: 1.001}", "at most 1"),
         ("{endpoint: \"http://c:1\", ratio: NaN}", "at most 1"),
         ("{endpoint: \"http://c:1\", ration: 0.1}", "did you mean `ratio`?"),
+        ("{endpoint: \"http://c:1\", tls: {ca: ca.crt}}", "`tls` has no effect with an `http://` endpoint"),
+        ("{endpoint: \"https://c:1\", tls: {cert: a.crt}}", "`cert` and `key` belong together"),
+        ("{endpoint: \"https://c:1\", headers: {\"a b\": x}}", "`a b` is no name of a header"),
+        ("{endpoint: \"https://c:1\", headers: {Host: x}}", "the header `host` cannot be set here"),
+        ("{endpoint: \"https://c:1\", headers: {x: \"hunter2\\n\"}}", "one line of printable ASCII"),
     ] {
         let said = with(traces).unwrap_err().to_string();
         assert!(said.contains(says), "{traces}: {said}");

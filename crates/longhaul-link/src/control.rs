@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use longhaul_wire::{Frame, Hello, Limits, PROTOCOL_VERSION, next_frame};
+use longhaul_wire::{Frame, Hello, Limits, VERSION_SKEW_MAX, agreed_version, next_frame};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::{
     sync::mpsc,
@@ -122,8 +122,10 @@ pub(crate) fn refuse(connection: &Connection, error: &LinkError) {
 
 fn check(hello: Hello, here: &Hello, certified: &RouterName) -> Result<Hello, LinkError> {
     let refuse = |text: String| Err(LinkError::Hello(text));
-    if hello.version != PROTOCOL_VERSION {
-        return refuse(format!("it speaks version {}, version {PROTOCOL_VERSION} is spoken here", hello.version));
+    if agreed_version(here.version, hello.version).is_none() {
+        let (theirs, ours) = (hello.version, here.version);
+        let apart = format!("one speaks version {theirs} of the protocol, the other version {ours}");
+        return refuse(format!("{apart}; at most {VERSION_SKEW_MAX} apart may meet, so upgrade the older one first"));
     }
     if hello.mesh != here.mesh {
         return refuse(format!("it says mesh {:?}, this is mesh {:?}", hello.mesh, here.mesh));

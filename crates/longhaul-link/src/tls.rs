@@ -1,8 +1,8 @@
 //! Who this router is: its certificate, its key, the CA of its mesh, and the TLS configurations made of them.
 //!
-//! TLS 1.3 only, mutual, ALPN `longhaul/1`. Resumption and 0-RTT are off on both sides: with resumption a revoked peer would be let in
-//! again without the verifier being asked. What is read anew holds from the next handshake on, and every link that stands judges its
-//! peer once more by it.
+//! TLS 1.3 only, mutual, ALPN `longhaul/1`: it stands for the form of the Hello, in which versions are told. Resumption and 0-RTT are off on
+//! both sides: with resumption a revoked peer would be let in again without the verifier being asked. What is read anew holds from the next
+//! handshake on, and every link that stands judges its peer once more by it.
 
 use std::{
     path::{Path, PathBuf},

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use longhaul_config::Router as RouterDocument;
 use longhaul_route::CompiledRoute;
-use longhaul_telemetry::{Export, FlowLabels, FlowTracer, Metrics, Recorder, Sampler, Tracer};
+use longhaul_telemetry::{Collector, Export, FlowLabels, FlowTracer, Metrics, Recorder, Sampler, Tracer};
 use longhaul_topology::FlowKey;
 
 use crate::appliers::place;
@@ -12,7 +12,7 @@ use crate::appliers::place;
 /// The router's tracer, and the task that exports what it records; nothing where nothing is to be traced.
 ///
 /// # Errors
-/// When the endpoint is none, in words.
+/// When the endpoint is none or a file is not what it must be, in words.
 pub(crate) fn tracer(
     config: &RouterDocument,
     mesh: &str,
@@ -21,7 +21,13 @@ pub(crate) fn tracer(
     let Some(traces) = &config.traces else { return Ok(None) };
     let recorder = Recorder { mesh, region: &config.region, router: &config.name };
     let sampler = Sampler::new(traces.ratio, traces.follow);
-    Tracer::new(&traces.endpoint, sampler, recorder, Arc::clone(metrics)).map(Some)
+    let collector = Collector {
+        endpoint: traces.endpoint.clone(),
+        ca: traces.tls.ca.clone(),
+        client: traces.tls.cert.clone().zip(traces.tls.key.clone()),
+        headers: traces.headers.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
+    };
+    Tracer::new(collector, sampler, recorder, Arc::clone(metrics)).map(Some)
 }
 
 /// The same for one flow.

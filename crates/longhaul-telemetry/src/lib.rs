@@ -15,4 +15,6 @@ mod trace;
 
 pub use log::{LogError, LogFormat, OnceASecond, init_log};
 pub use registry::{FlowGauges, InflowMetrics, LinkGauges, LinkMetrics, Metrics, OutflowMetrics};
-pub use trace::{During, Export, FlowLabels, FlowTracer, Recorder, Sampler, Stage, Tracer, Writing, set_aside};
+pub use trace::{
+    Collector, During, Export, FlowLabels, FlowTracer, Recorder, Sampler, Stage, Tracer, Writing, set_aside,
+};

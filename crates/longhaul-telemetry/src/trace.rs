@@ -9,6 +9,7 @@
 //! identity ([`Sampler`]), decided over the events of a batch that is on its way anyhow. Recording never waits: a span that finds
 //! the queue full is dropped and counted. Keys and payloads are never attributes. Start with [`Tracer`], then [`FlowTracer`].
 
+mod client;
 mod export;
 mod ids;
 
@@ -21,6 +22,7 @@ use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use tokio::sync::mpsc;
 
+pub use client::Collector;
 pub use export::Export;
 pub use ids::{Sampler, Stage};
 
@@ -87,18 +89,18 @@ pub struct Writing {
 }
 
 impl Tracer {
-    /// A tracer, and the task that exports what it records to that URL.
+    /// A tracer, and the task that exports what it records to that collector.
     ///
     /// # Errors
-    /// When the URL is none, in words.
+    /// When its URL is none or a file is not what it must be, in words.
     pub fn new(
-        endpoint: &str,
+        collector: Collector,
         sampler: Sampler,
         recorder: Recorder<'_>,
         metrics: Arc<Metrics>,
     ) -> Result<(Arc<Self>, Export), String> {
         let (queue, recorded) = mpsc::channel(QUEUE_SPANS_MAX);
-        let export = Export::new(endpoint, recorder, recorded, Arc::clone(&metrics))?;
+        let export = Export::new(collector, recorder, recorded, Arc::clone(&metrics))?;
         let scope = InstrumentationScope::builder("longhaul").with_version(env!("CARGO_PKG_VERSION")).build();
         Ok((Arc::new(Self { sampler, queue, metrics, scope }), export))
     }

@@ -76,6 +76,11 @@ pub enum WireError {
     /// A control frame of a kind that is not known and must not be skipped.
     #[error("control frame kind {0} is not known")]
     FrameKind(u8),
+    /// A control frame that has not the form of its kind here. QUIC lets no damage through, so that another build is what remains.
+    #[error(
+        "a control frame of kind {0} has another form than here: the peer is of a build that this one cannot speak with, so upgrade the older one"
+    )]
+    FrameForm(u8),
 }
 
 impl WireError {
@@ -104,6 +109,7 @@ impl WireError {
                 Self::BatchFull => 17,
                 Self::FrameTooLarge(_) => 18,
                 Self::FrameKind(_) => 19,
+                Self::FrameForm(_) => 20,
             }
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::WireError;
 
-/// Version of the protocol that the `Hello` names.
+/// Version of the protocol that the `Hello` names; [`agreed_version`](crate::agreed_version) says whom it speaks with.
 pub const PROTOCOL_VERSION: u16 = 1;
 /// Longest control frame, its length prefix not counted.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -194,9 +194,9 @@ fn decode_body(body: &[u8]) -> Result<Option<Frame>, WireError> {
         KNOWN_KINDS.. => return Err(WireError::FrameKind(kind)),
         _ => {}
     }
-    let (frame, rest) = postcard::take_from_bytes(body).map_err(|_| WireError::Malformed("frame"))?;
+    let (frame, rest) = postcard::take_from_bytes(body).map_err(|_| WireError::FrameForm(kind))?;
     if !rest.is_empty() && kind != HELLO_KIND {
-        return Err(WireError::Malformed("frame"));
+        return Err(WireError::FrameForm(kind));
     }
     Ok(Some(frame))
 }

@@ -8,6 +8,7 @@ mod batch;
 mod error;
 mod frame;
 mod limits;
+mod version;
 
 pub use batch::{
     BATCH_HEADER_BYTES, BatchEncoder, BatchHeader, Chain, Codec, Compression, decode_batch, decode_header, frame_len,
@@ -21,3 +22,4 @@ pub use limits::{
     BATCH_EVENTS_MAX, BATCH_RAW_BYTES_MAX, EVENT_BYTES_DEFAULT, EVENT_BYTES_MAX, KEY_BYTES_MAX, Limits,
     PROVENANCE_BYTES_MAX,
 };
+pub use version::{VERSION_SKEW_MAX, agreed_version};

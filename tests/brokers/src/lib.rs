@@ -8,6 +8,7 @@
 //! Start with [`kafka::Kafka`], [`rabbitmq::RabbitMq`] and [`nats::Nats`]; each has `start`, `stop`, `restart` on the same data and port,
 //! and `kill`.
 
+pub mod collector;
 pub mod debian;
 pub mod kafka;
 pub mod nats;

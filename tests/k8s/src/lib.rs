@@ -17,7 +17,8 @@ use serde_json::Value;
 /// The regions of the overlay.
 pub const REGIONS: [&str; 3] = ["eu-west", "us-east", "ap-south"];
 /// Labels and annotations that differ between tools by their nature.
-const OF_THE_TOOL: [&str; 3] = ["helm.sh/chart", "app.kubernetes.io/managed-by", "checksum/router"];
+const OF_THE_TOOL: [&str; 4] =
+    ["helm.sh/chart", "app.kubernetes.io/managed-by", "checksum/router", "longhaul/router-document"];
 
 /// Objects by kind and name.
 pub type Objects = BTreeMap<String, Value>;

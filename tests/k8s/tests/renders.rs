@@ -240,6 +240,99 @@ fn a_change_of_the_mesh_restarts_nobody_and_a_change_of_the_router_document_does
     assert_ne!(checksum(SMALL, &[]), checksum(&format!("{SMALL}router: {{link: {{max_event: 2MiB}}}}\n"), &[]));
 }
 
+/// The same with kustomize, which makes no checksums: its pods carry the document.
+#[test]
+fn a_change_of_the_router_document_changes_the_pods_of_kustomize() {
+    let api = api();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let copy = |below: &str| {
+        let (from, to) = (path(&format!("k8s/kustomize/{below}")), folder.path().join(below));
+        std::fs::create_dir_all(&to).expect("a folder");
+        for file in std::fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            let name = file.file_name().expect("a name").to_owned();
+            let _ = std::fs::copy(&file, to.join(name)).expect("a file");
+        }
+    };
+    let region = "overlays/three-regions/eu-west";
+    ["base", "overlays/three-regions/mesh", region].into_iter().for_each(copy);
+    let rendered =
+        || api.kubectl(&["kustomize", &folder.path().join(region).display().to_string()], "").expect("it renders");
+    let pods = || {
+        let all: Vec<Value> = serde_saphyr::from_multiple(&rendered()).expect("manifests are YAML");
+        let set = all.into_iter().find(|object| object["kind"] == "StatefulSet").expect("a StatefulSet");
+        set["spec"]["template"].to_string()
+    };
+    let change = |below: &str, from: &str, to: &str| {
+        let file = folder.path().join(below);
+        let text = std::fs::read_to_string(&file).expect("a file");
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&file, text.replace(from, to)).expect("a file");
+    };
+    let before = pods();
+    change("overlays/three-regions/mesh/mesh.yaml", "kind: Mesh", "kind: Mesh # the same");
+    assert_eq!(pods(), before, "the mesh document is taken up without a restart");
+    change(&format!("{region}/router.yaml"), "memory: 512MiB", "memory: 256MiB");
+    assert_ne!(pods(), before);
+}
+
+#[test]
+fn revoked_certificates_come_from_a_config_map_beside_the_others() {
+    let api = api();
+    let crl = |values: &str| {
+        let objects = rendered(&api, values, &[]);
+        let volumes = objects["StatefulSet longhaul"]["spec"]["template"]["spec"]["volumes"].to_string();
+        (
+            objects["ConfigMap longhaul"]["data"]["router.yaml"]["link"]["tls"]["crl"].clone(),
+            volumes.contains("revoked"),
+        )
+    };
+    assert_eq!(crl(SMALL), (Value::Null, false));
+    let named = crl(&format!("{SMALL}tls: {{revocations: {{configMap: revoked}}}}\n"));
+    assert_eq!(named, (json!("../tls/revocations/crl.pem"), true));
+}
+
+#[test]
+fn the_network_policy_lets_spans_out_where_there_are_traces_and_nowhere_else() {
+    let api = api();
+    let out = |values: &str| {
+        let policy = rendered(&api, values, &[])["NetworkPolicy longhaul"]["spec"]["egress"].clone();
+        policy
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|rule| rule["ports"] == json!([{"port": 4318, "protocol": "TCP"}]))
+    };
+    let traces = |endpoint: &str| format!("{SMALL}router: {{traces: {{endpoint: \"{endpoint}\"}}}}\n");
+    assert!(!out(SMALL));
+    for (endpoint, open) in [
+        ("http://collector:4318", true),
+        ("https://[::1]:4318/v1/traces", true),
+        ("https://collector:4317/v1/traces", false),
+    ] {
+        assert_eq!(out(&traces(endpoint)), open, "{endpoint}");
+    }
+    let error = refusal(&api, &traces("http://collector"), &[]);
+    assert!(error.contains("router.traces.endpoint: expected http[s]://HOST:PORT"), "{error}");
+}
+
+#[test]
+fn alerts_link_to_their_pages_where_these_are_published() {
+    let api = api();
+    let urls = |runbooks: &str| {
+        let values = format!("{SMALL}monitoring: {{rules: {{enabled: true{runbooks}}}}}\n");
+        let text = rendered(&api, &values, &[])["PrometheusRule longhaul"]["spec"]["groups"].to_string();
+        let rest = text.split("\"runbook_url\":\"").skip(1);
+        rest.map(|rest| rest.split('"').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let here = urls("");
+    assert!(here.len() > 5 && here.iter().all(|url| path(url).is_file()), "{here:?}");
+    let published = urls(", runbooks: \"https://example.net/runbooks/\"");
+    let moved = |url: &String| url.replace("docs/runbooks", "https://example.net/runbooks");
+    assert_eq!(published, here.iter().map(moved).collect::<Vec<_>>());
+    let error = refusal(&api, &format!("{SMALL}monitoring: {{rules: {{runbooks: example.net}}}}\n"), &[]);
+    assert!(error.contains("/monitoring/rules/runbooks"), "{error}");
+}
+
 #[test]
 fn an_embedded_broker_has_one_router_and_a_folder() {
     let api = api();

@@ -69,7 +69,10 @@ fn kafka(raw: &RawKafka, folder: &Path, cx: Context<'_>) -> Option<Kafka> {
 
 /// `Some(None)` when it is left out, `None` when it was wrong.
 #[expect(clippy::option_option, reason = "left out and wrong are two things, and the second is reported already")]
-fn optional<R, T>(field: Option<&Field<R>>, compile: impl FnOnce(&R, Span) -> Option<T>) -> Option<Option<T>> {
+pub(crate) fn optional<R, T>(
+    field: Option<&Field<R>>,
+    compile: impl FnOnce(&R, Span) -> Option<T>,
+) -> Option<Option<T>> {
     match field {
         None => Some(None),
         Some(field) => field.get().and_then(|(raw, span)| compile(raw, span)).map(Some),
@@ -86,7 +89,7 @@ fn addresses(list: &List<String>, good: impl Fn(&str, Span) -> Option<String>, c
     (found.len() == all.len()).then_some(found)
 }
 
-fn tls(raw: &RawTls, span: Span, folder: &Path, cx: Context<'_>) -> Option<Tls> {
+pub(crate) fn tls(raw: &RawTls, span: Span, folder: &Path, cx: Context<'_>) -> Option<Tls> {
     let file = |field: &Field<String>| path(field, folder, cx);
     let ca = optional(raw.ca.as_ref(), |_, _| file(raw.ca.as_ref()?));
     let cert = optional(raw.cert.as_ref(), |_, _| file(raw.cert.as_ref()?));

@@ -34,7 +34,7 @@ pub(crate) fn router(raw: &RawRouter, sources: &Sources<'_>, cx: Context<'_>) ->
     let link = raw.link.value.as_ref().and_then(|link| listen(link, sources.folder, cx));
     let admin = admin(raw.admin.as_ref(), cx);
     let memory = bounded(raw.memory.as_ref(), MEMORY_BYTES, MEMORY_BYTES_MIN..=u64::MAX, "32MiB at least", cx);
-    let traces = traces::traces(raw.traces.as_ref(), cx);
+    let traces = traces::traces(raw.traces.as_ref(), sources.folder, cx);
     let brokers = brokers(raw.brokers.as_ref(), sources.folder, cx);
     let resolve = resolve(raw.resolve.as_ref(), cx);
     Some(Router {

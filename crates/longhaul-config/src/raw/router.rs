@@ -75,8 +75,13 @@ pub(crate) struct RawAdmin {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "traces", deny_unknown_fields)]
 pub(crate) struct RawTraces {
-    /// `http://HOST:4318`, where OTLP over HTTP is received; with a path where that is another than `/v1/traces`.
+    /// `https://HOST:4318`, or `http://` without encryption, where OTLP over HTTP is received; with a path where that is another than
+    /// `/v1/traces`.
     pub(crate) endpoint: Field<String>,
+    /// TLS files for `https`.
+    pub(crate) tls: Maybe<RawTls>,
+    /// Headers of every request, such as `authorization`, by their names.
+    pub(crate) headers: Maybe<Entries<String>>,
     /// Part of all events that is traced, above 0 and at most 1; `0.001` when it is left out. The same events in every router that
     /// says the same.
     pub(crate) ratio: Maybe<Amount>,

@@ -9,3 +9,4 @@ mod parcels;
 mod revocation;
 mod support;
 mod talk;
+mod versions;

@@ -3,7 +3,7 @@
 //! The client tries a batch again with back-off, by what the receiver answers, for [`PATIENCE`] at the most; then the batch is dropped
 //! and counted. Meanwhile the queue fills, and what finds it full is dropped and counted too: the mesh never waits for a collector.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -13,6 +13,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use tokio::sync::{Mutex, mpsc};
 
 use super::Recorder;
+use super::client::{Client, Collector, Fault};
 use crate::Metrics;
 
 /// Most spans in one request.
@@ -33,11 +34,12 @@ pub struct Export {
     recorded: Mutex<mpsc::Receiver<SpanData>>,
     metrics: Arc<Metrics>,
     endpoint: String,
+    fault: Fault,
 }
 
 impl Export {
     pub(super) fn new(
-        endpoint: &str,
+        to: Collector,
         recorder: Recorder<'_>,
         recorded: mpsc::Receiver<SpanData>,
         metrics: Arc<Metrics>,
@@ -46,16 +48,20 @@ impl Export {
             .with_max_retries(RETRIES_MAX)
             .with_initial_delay(BACK_OFF_MIN)
             .with_max_delay(BACK_OFF_MAX);
+        let client = Client::new(&to, PATIENCE)?;
+        let fault = client.fault();
         let exporter = SpanExporter::builder()
             .with_http()
+            .with_http_client(client)
+            .with_headers(to.headers)
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(endpoint)
+            .with_endpoint(to.endpoint.as_str())
             .with_timeout(PATIENCE)
             .with_retry_policy(retries)
             .build();
         let mut exporter = exporter.map_err(|error| error.to_string())?;
         exporter.set_resource(&resource(recorder));
-        Ok(Self { exporter, recorded: Mutex::new(recorded), metrics, endpoint: endpoint.to_owned() })
+        Ok(Self { exporter, recorded: Mutex::new(recorded), metrics, endpoint: to.endpoint, fault })
     }
 
     /// Exports until `stop` resolves, then what is left.
@@ -101,6 +107,8 @@ impl Export {
         let endpoint = self.endpoint.as_str();
         match &error {
             Some(error) => {
+                let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let error = fault.unwrap_or_else(|| error.to_string());
                 self.metrics.spans_not_exported(count);
                 if !failing {
                     tracing::warn!(endpoint, %error, spans = count, "cannot export spans; they are dropped until it works again");

@@ -104,7 +104,17 @@ fn only_a_hello_may_say_more() {
         raw(&body)
     };
     assert_eq!(next_frame(&mut longer(&Frame::Hello(hello()))), Ok(Some(Frame::Hello(hello()))));
-    assert!(next_frame(&mut longer(&Frame::Heartbeat { at_micros: 1 })).is_err());
+    assert_eq!(next_frame(&mut longer(&Frame::Heartbeat { at_micros: 1 })), Err(WireError::FrameForm(1)));
+}
+
+/// As a router of before the first version did it, whose `Open` had a field less.
+#[test]
+fn a_frame_of_another_form_says_that_the_peer_is_of_another_build() {
+    let mut body = bytes_of(&Frame::Open(open())).split_off(PREFIX_BYTES).to_vec();
+    body.pop();
+    let error = next_frame(&mut raw(&body)).unwrap_err();
+    assert_eq!(error, WireError::FrameForm(3));
+    assert!(error.to_string().contains("of a build that this one cannot speak with"), "{error}");
 }
 
 #[test]

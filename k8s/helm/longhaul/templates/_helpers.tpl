@@ -85,6 +85,7 @@ seccompProfile: {type: RuntimeDefault}
     "cert" "../tls/${env:POD_NAME}/tls.crt"
     "key" "../tls/${env:POD_NAME}/tls.key"
     "ca" (ternary "../tls/authorities/ca.crt" "../tls/${env:POD_NAME}/ca.crt" (ne .Values.tls.authorities.configMap "")) -}}
+{{- if .Values.tls.revocations.configMap }}{{ $_ := set $tls "crl" "../tls/revocations/crl.pem" }}{{ end -}}
 {{- $own := dict
     "apiVersion" "longhaul/v1"
     "kind" "Router"
