@@ -12,16 +12,16 @@ use crate::Failure;
 use crate::http::{Call, Records, send};
 use crate::table::or_dash;
 
-/// Headings, and how wide each column is at least; the last one has what is left.
+/// Headings, and how wide each column is at least. What there is to say beside them follows behind the last one.
 const COLUMNS: [(&str, usize); 11] = [
     ("TIME", 12),
     ("OUTCOME", 9),
-    ("ROUTE", 10),
-    ("FROM", 16),
+    ("ROUTE", 18),
+    ("FROM", 28),
     ("OFFSET", 8),
     ("TO", 16),
-    ("TOPIC", 16),
-    ("KEY", 8),
+    ("TOPIC", 22),
+    ("KEY", 12),
     ("CORRELATION ID", 14),
     ("EVENT", 32),
     ("BYTES", 6),
@@ -120,7 +120,7 @@ impl Arguments {
 
 /// Prints a line; whether somebody still reads it.
 fn say(line: &str) -> bool {
-    writeln!(std::io::stdout(), "{line}").is_ok()
+    writeln!(std::io::stdout(), "{}", line.trim_end()).is_ok()
 }
 
 fn human(event: &TapEvent, widths: &mut [usize; COLUMNS.len()]) -> String {
