@@ -1,7 +1,7 @@
 //! The admin listener: metrics, health, the JSON API, and a page for looking.
 //!
 //! Reads are open to whoever reaches the listener, which is loopback by default; writes (`POST /v1/reload`, and what changes
-//! parked events) need the configured bearer token and are off without one. Nothing here decides anything: every answer is a view of [`Router`].
+//! parked events) need the configured bearer token and are off without one; a tap needs it where there is one. Nothing here decides anything: every answer is a view of [`Router`].
 
 mod map;
 mod page;
@@ -9,6 +9,7 @@ mod parked;
 mod rates;
 mod snapshot;
 mod stream;
+mod tap;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,6 +84,7 @@ fn api(shared: Arc<Shared>) -> Api {
         .route("/v1/brokers", get(async |State(shared): State<Arc<Shared>>| Json(shared.router.brokers())))
         .route("/v1/config", get(config))
         .route("/v1/stream", get(stream::watch))
+        .route("/v1/tap", get(tap::watch))
         .route("/v1/parked", get(parked::list))
         .route("/v1/parked/{id}", get(parked::show).delete(parked::discard))
         .route("/v1/parked/{id}/redrive", post(parked::redrive))

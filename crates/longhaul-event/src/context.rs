@@ -28,9 +28,14 @@ impl TraceParent {
     /// What the headers say; `None` when they say nothing, or something malformed.
     #[must_use]
     pub fn of(headers: &Headers) -> Option<Self> {
+        Self::parse(&Self::text_of(headers)?)
+    }
+
+    /// What the headers say, as it stands there, well formed or not.
+    #[must_use]
+    pub fn text_of(headers: &Headers) -> Option<Cow<'_, str>> {
         let plain = headers.iter().find(|header| header.name.eq_ignore_ascii_case("traceparent"));
-        let text = plain.as_ref().map(header_text).or_else(|| attribute(headers, "traceparent"))?;
-        Self::parse(&text)
+        plain.as_ref().map(header_text).or_else(|| attribute(headers, "traceparent"))
     }
 
     /// Reads `version-trace-span-flags`. Later versions may say more behind a further dash; version `ff` is none.

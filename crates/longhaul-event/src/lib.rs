@@ -18,4 +18,4 @@ pub use event::{Event, Identity};
 pub use headers::{HEADER_BYTES_MAX, HEADER_COUNT_MAX, Header, HeaderError, HeaderTag, Headers, HeadersBuilder};
 pub use id::{EventId, FlowId, hash64};
 pub use position::{Position, Start};
-pub use text::header_text;
+pub use text::{header_text, rfc3339};

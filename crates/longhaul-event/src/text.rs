@@ -50,6 +50,12 @@ fn long_string(value: &[u8]) -> Option<&str> {
     whole.then(|| std::str::from_utf8(text).ok()).flatten()
 }
 
+/// A time, in microseconds since the Unix epoch, in RFC 3339 and UTC: as log lines have it.
+#[must_use]
+pub fn rfc3339(micros: u64) -> String {
+    format!("{}.{:06}Z", timestamp(micros / 1_000_000).trim_end_matches('Z'), micros % 1_000_000)
+}
+
 /// RFC 3339 up to the year 9999, else the seconds.
 fn timestamp(seconds: u64) -> String {
     const END_OF_9999: u64 = 253_402_300_800;
@@ -121,6 +127,12 @@ mod tests {
         assert_eq!(text(HeaderTag::BYTES, "grün".as_bytes()), "grün");
         assert_eq!(text(HeaderTag::BYTES, &[0xff, 0x00]), "ff00");
         assert_eq!(text(HeaderTag::NULL, b""), "");
+    }
+
+    #[test]
+    fn a_time_has_its_microseconds() {
+        assert_eq!(rfc3339(951_782_400_000_042), "2000-02-29T00:00:00.000042Z");
+        assert_eq!(rfc3339(951_782_399_999_999), "2000-02-28T23:59:59.999999Z");
     }
 
     #[test]

@@ -6,17 +6,17 @@ use std::time::Instant;
 
 use longhaul_broker::{Connector, Sink, SinkSpec};
 use longhaul_event::FlowId;
-use longhaul_telemetry::{InflowMetrics, Metrics, Tracer};
+use longhaul_telemetry::{InflowMetrics, Metrics};
 use longhaul_topology::{FlowKey, OnPoison};
 use longhaul_wire::FlowOpen;
 
 use crate::budget::Budget;
 use crate::egress::{ApplierFlow, Plan};
-use crate::flow_status::{FlowView, InflowStatus, Phase};
+use crate::flow_status::{End, FlowView, InflowStatus, Phase};
 use crate::live::Live;
 use crate::mailbox::{Inbound, Mailbox, Refused};
 use crate::supervise::Supervisor;
-use crate::traced;
+use crate::traced::{self, Watchers};
 
 /// What comes in for each flow, and where it stands.
 type FlowsById = HashMap<FlowId, (Arc<Mailbox>, Arc<InflowStatus>)>;
@@ -28,7 +28,7 @@ pub(crate) struct Appliers {
     budget: Arc<Budget>,
     supervisor: Supervisor,
     metrics: Arc<Metrics>,
-    tracer: Option<Arc<Tracer>>,
+    watchers: Watchers,
     origin: Instant,
     flows: Mutex<FlowsById>,
     /// Shared by the flows that write the same thing, for as long as there are any.
@@ -44,11 +44,11 @@ impl Appliers {
         budget: Arc<Budget>,
         supervisor: Supervisor,
         metrics: Arc<Metrics>,
-        tracer: Option<Arc<Tracer>>,
+        watchers: Watchers,
         origin: Instant,
     ) -> Arc<Self> {
         let (flows, sinks) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { live, brokers, budget, supervisor, metrics, tracer, origin, flows, sinks })
+        Arc::new(Self { live, brokers, budget, supervisor, metrics, watchers, origin, flows, sinks })
     }
 
     /// Whether the router drains: no flow may be opened any more.
@@ -154,7 +154,8 @@ impl Appliers {
         let (mailbox, status) = (Arc::new(Mailbox::default()), Arc::new(InflowStatus::new(key.clone(), metrics)));
         let flow = Arc::new(ApplierFlow {
             key: key.clone(),
-            tracer: traced::of_flow(self.tracer.as_ref(), key, &plan.route, plan.to),
+            tracer: traced::of_flow(self.watchers.tracer.as_ref(), key, &plan.route, plan.to),
+            tap: self.watchers.taps.flow(key, End::In),
             plan,
             mailbox: Arc::clone(&mailbox),
             status: Arc::clone(&status),

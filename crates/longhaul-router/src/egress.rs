@@ -7,9 +7,10 @@
 
 mod aside;
 mod returned;
+mod watched;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
@@ -18,7 +19,7 @@ use longhaul_broker::{Health, Opened, Parking, Poison, Sink, SinkError, Writer};
 use longhaul_event::{Event, Position};
 use longhaul_flow::{Applier, ApplierConfig, ApplierOutput, ApplierState, Offer, ResetCode, Span};
 use longhaul_route::CompiledRoute;
-use longhaul_telemetry::{FlowTracer, Writing};
+use longhaul_telemetry::FlowTracer;
 use longhaul_topology::{FlowKey, Guarantee, OnPoison};
 use longhaul_wire::Frame;
 use tokio::sync::watch;
@@ -29,8 +30,10 @@ use crate::budget::{Budget, Share, Use};
 use crate::flow_status::{InflowStatus, Phase};
 use crate::mailbox::{Attachment, Inbound, Mailbox, Received};
 use crate::parked::Refused;
+use crate::tap::FlowTap;
 use crate::waiting::{sleep_until, wait_for};
 use returned::changed;
+use watched::Watched;
 
 /// Writes of one flow under way at the same time.
 const WRITES_MAX: usize = 8;
@@ -86,6 +89,8 @@ pub(crate) struct ApplierFlow {
     pub health: Option<watch::Receiver<Health>>,
     /// Who records its spans, if somebody does.
     pub tracer: Option<FlowTracer>,
+    /// Who taps it.
+    pub tap: FlowTap,
     /// Router start, the origin of the state machine's time.
     pub origin: Instant,
     /// Finishes what is written, then ends.
@@ -97,14 +102,14 @@ pub(crate) struct ApplierFlow {
 /// A cursor that is being written.
 type Committing = BoxFuture<'static, (Position, Result<(), SinkError>)>;
 
-/// A write that has ended, with what of it is traced.
-type Written = (Span, Vec<Writing>, Result<(), SinkError>);
+/// A write that has ended, with what of it is watched.
+type Written = (Span, Watched, Result<(), SinkError>);
 
-/// Events on their way into the sink, and what of them is traced.
+/// Events on their way into the sink, and what of them is watched.
 struct Batch {
     span: Span,
     events: Vec<Event>,
-    writing: Vec<Writing>,
+    watched: Watched,
 }
 
 struct Driver {
@@ -204,7 +209,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = drain.cancelled(), if !self.draining => self.drain(),
-                Some((span, writing, result)) = self.writes.next(), if !self.writes.is_empty() => self.handle_written(span, writing, result),
+                Some((span, watched, result)) = self.writes.next(), if !self.writes.is_empty() => self.handle_written(span, watched, result),
                 (position, result) = wait_for(&mut self.committing), if self.committing.is_some() => self.handle_committed(position, result),
                 settled = wait_for(&mut self.settling), if self.settling.is_some() => self.handle_settled(settled),
                 parked = wait_for(&mut self.parking), if self.parking.is_some() => self.handle_parked(parked),
@@ -362,9 +367,8 @@ impl Driver {
         let writes_max = if self.plan.is_atomic() { ATOMIC_WRITES_MAX } else { WRITES_MAX };
         while self.writes.len() < writes_max && self.writer.is_some() && self.parking.is_none() {
             let Some((span, Received { events, path_epoch, at })) = self.applier.poll_deliver() else { return };
-            let tracer = self.flow.tracer.as_ref();
-            let writing = tracer.map(|tracer| tracer.received(&events, path_epoch, (at, SystemTime::now())));
-            let mut batch = Batch { span, events, writing: writing.unwrap_or_default() };
+            let watched = self.watch(&events, path_epoch, at);
+            let mut batch = Batch { span, events, watched };
             let aside = self.set_aside(span, &mut batch.events);
             self.end_aside(&mut batch);
             if aside.is_empty() {
@@ -375,8 +379,9 @@ impl Driver {
         }
     }
 
-    fn write(&mut self, Batch { span, mut events, writing }: Batch) {
+    fn write(&mut self, Batch { span, mut events, mut watched }: Batch) {
         self.rebind(&mut events);
+        watched.held = self.flow.tap.hold(&events);
         self.ask();
         self.flow.status.writing(&events);
         let write = match self.writer.as_mut() {
@@ -387,7 +392,7 @@ impl Driver {
             Some(writer) if !events.is_empty() => writer.write(events),
             _ => futures::future::ready(Ok(())).boxed(),
         };
-        self.writes.push_back(write.map(move |result| (span, writing, result)).boxed());
+        self.writes.push_back(write.map(move |result| (span, watched, result)).boxed());
     }
 
     /// CloudEvents attributes are written in the binding of the destination. Where that would not fit into an event's headers, they stay as
@@ -404,23 +409,16 @@ impl Driver {
         }
     }
 
-    fn handle_written(&mut self, span: Span, writing: Vec<Writing>, result: Result<(), SinkError>) {
+    fn handle_written(&mut self, span: Span, watched: Watched, result: Result<(), SinkError>) {
         let now = self.flow.now();
         self.heard = now;
-        self.end_writes(writing, result.as_ref().err());
+        self.end_writes(watched, result.as_ref().err());
         match result {
             Ok(()) => {
                 self.flow.status.delivered(span.events, span.bytes);
                 self.applier.handle_written(now, span.last);
             }
             Err(error) => self.sink_failed(&error),
-        }
-    }
-
-    /// Spans of writes that have ended. What the sink still had when it was given up has none: it is sent again.
-    fn end_writes(&self, writing: Vec<Writing>, error: Option<&SinkError>) {
-        if let Some(tracer) = self.flow.tracer.as_ref().filter(|_| !writing.is_empty()) {
-            tracer.written(writing, error.map(ToString::to_string).as_deref());
         }
     }
 

@@ -33,6 +33,7 @@ use crate::links::{Links, Port, PortEvent};
 use crate::refusals::Refusals;
 use crate::ring::{Next, RingBatch};
 use crate::shard::{Member, ShardHandle, admit};
+use crate::tap::FlowTap;
 use crate::waiting::{sleep_until, wait_for};
 
 /// Longest time that skipped events wait for the next event before they are reported as progress.
@@ -74,6 +75,8 @@ pub(crate) struct OwnerFlow {
     pub status: Arc<FlowStatus>,
     /// Who records its spans, if somebody does.
     pub tracer: Option<FlowTracer>,
+    /// Who taps it.
+    pub tap: FlowTap,
     /// Router start, the origin of the state machine's time.
     pub origin: Instant,
     /// Stops reading at once; the flow ends when all that was sent is acknowledged.

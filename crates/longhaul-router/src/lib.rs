@@ -32,6 +32,7 @@ mod sessions;
 mod shard;
 mod sources;
 mod supervise;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod traced;
@@ -48,4 +49,5 @@ pub use reload::ReloadError;
 pub use router::{Router, StartError};
 pub use sessions::{RefusalView, SessionView};
 pub use sources::RouteView;
+pub use tap::{Outcome, Tap, TapAsked, TapError, TapEvent, TapLine};
 pub use view::{BrokerView, LinksView, MeshView};

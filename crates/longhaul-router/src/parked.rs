@@ -50,6 +50,7 @@ pub enum ParkedError {
 }
 
 /// An event and why its destination refuses it.
+#[derive(Clone)]
 pub(crate) struct Refused {
     /// Where it stands.
     pub at: Position,

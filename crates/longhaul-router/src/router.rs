@@ -28,7 +28,8 @@ use crate::parked::ParkedEvents;
 use crate::sessions::Sessions;
 use crate::sources::Sources;
 use crate::supervise::Supervisor;
-use crate::traced;
+use crate::tap::Taps;
+use crate::traced::{self, Watchers};
 use crate::transit::Transit;
 
 /// How long a drain waits for what is under way.
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) appliers: Arc<Appliers>,
     pub(crate) sources: Arc<Sources>,
     pub(crate) parked: Arc<ParkedEvents>,
+    pub(crate) taps: Arc<Taps>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) supervisor: Supervisor,
     pub(crate) identity: Arc<Identity>,
@@ -114,13 +116,15 @@ impl Router {
         let dialer = Dialer::new(&link_config).map_err(|error| StartError(error.to_string()))?;
 
         let (tracer, export) = traced::tracer(&config, &documents.mesh.name, &metrics).map_err(StartError)?.unzip();
+        let taps = Taps::new();
+        let watchers = Watchers { tracer, taps: Arc::clone(&taps) };
         let appliers = Appliers::new(
             Arc::clone(&live),
             Arc::clone(&brokers),
             Arc::clone(&budget),
             supervisor.clone(),
             Arc::clone(&metrics),
-            tracer.clone(),
+            watchers.clone(),
             origin,
         );
         let links = Links::new(dialer, config.resolve, supervisor.clone(), Arc::clone(&metrics));
@@ -139,7 +143,7 @@ impl Router {
             budget: Arc::clone(&budget),
             supervisor: supervisor.clone(),
             metrics: Arc::clone(&metrics),
-            tracer,
+            watchers,
             epochs: Arc::default(),
             origin,
             running: Mutex::default(),
@@ -162,6 +166,7 @@ impl Router {
             reached: Mutex::default(),
             collected_ms: AtomicU64::new(0),
             parked,
+            taps,
             documents: ArcSwap::from_pointee(documents),
         });
         // Start is a reload from nothing.

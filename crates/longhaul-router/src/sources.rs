@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use longhaul_broker::{Connector, Shard, Source, SourceError, SourceSpec};
 use longhaul_route::{CompiledRoute, IngressContext};
-use longhaul_telemetry::{Metrics, OutflowMetrics, Tracer};
+use longhaul_telemetry::{Metrics, OutflowMetrics};
 use longhaul_topology::{FlowKey, SourceKind};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -18,14 +18,14 @@ use crate::appliers::place;
 use crate::back_off::BackOff;
 use crate::budget::Budget;
 use crate::epochs::Epochs;
-use crate::flow_status::{FlowStatus, FlowView, Phase};
+use crate::flow_status::{End, FlowStatus, FlowView, Phase};
 use crate::gains::{Gains, Turn};
 use crate::ingress::OwnerFlow;
 use crate::links::Links;
 use crate::live::World;
 use crate::shard::{Followers, Member, RouteTo, ShardHandle};
 use crate::supervise::Supervisor;
-use crate::traced;
+use crate::traced::{self, Watchers};
 
 /// A route as people see it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,8 +56,8 @@ pub(crate) struct Sources {
     pub supervisor: Supervisor,
     /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Who records spans, if somebody does.
-    pub tracer: Option<Arc<Tracer>>,
+    /// Who looks at events.
+    pub watchers: Watchers,
     /// Owner epochs.
     pub epochs: Arc<Epochs>,
     /// Router start.
@@ -366,10 +366,12 @@ impl RouteRunner {
         status.moved("gained");
         self.state.flows().insert(shard.name.clone(), (Arc::clone(&status), Arc::clone(&member)));
         let stop = self.stop.child_token();
-        let tracer = traced::of_flow(sources.tracer.as_ref(), &key, &self.route, self.to);
+        let tracer = traced::of_flow(sources.watchers.tracer.as_ref(), &key, &self.route, self.to);
+        let tap = sources.watchers.taps.flow(&key, End::Out);
         let flow = Arc::new(OwnerFlow {
             key,
             tracer,
+            tap,
             route: Arc::clone(&self.route),
             to: self.to,
             member,

@@ -1,4 +1,5 @@
-//! Who records the spans of a flow: the tracer of the router, with what the flow's spans say. Nobody where the document names no receiver.
+//! Who looks at the events of a flow: the tracer of the router, with what the flow's spans say, and whoever taps. No tracer where the document
+//! names no receiver.
 
 use std::sync::Arc;
 
@@ -8,6 +9,16 @@ use longhaul_telemetry::{Collector, Export, FlowLabels, FlowTracer, Metrics, Rec
 use longhaul_topology::FlowKey;
 
 use crate::appliers::place;
+use crate::tap::Taps;
+
+/// Who may look at single events.
+#[derive(Clone)]
+pub(crate) struct Watchers {
+    /// Who records spans, if somebody does.
+    pub tracer: Option<Arc<Tracer>>,
+    /// Who taps.
+    pub taps: Arc<Taps>,
+}
 
 /// The router's tracer, and the task that exports what it records; nothing where nothing is to be traced.
 ///

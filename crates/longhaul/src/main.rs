@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use longhaul_telemetry::LogFormat;
 
-use commands::{certs, generate, parked, publish, run, show, subscribe, top, up, validate};
+use commands::{certs, generate, parked, publish, run, show, subscribe, tap, top, up, validate};
 
 /// Also what the Kafka library allocates comes from here: events are allocated by one thread and freed by another, which the system's allocator
 /// pays dearly for.
@@ -63,6 +63,8 @@ enum Command {
     Brokers(show::Arguments),
     /// Links, routes, flows, brokers and parked events of a router, live.
     Top(top::Arguments),
+    /// Events that pass through a router, live, and what becomes of each; by route, topic, key, correlation id.
+    Tap(tap::Arguments),
     /// Events that a destination refused for good and that were set aside there: list, show, redrive, discard.
     Parked(parked::Arguments),
     /// Publishes an event into an embedded broker.
@@ -122,6 +124,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Flows(arguments) => show::flows(&arguments).await,
         Command::Brokers(arguments) => show::brokers(&arguments).await,
         Command::Top(arguments) => top::run(arguments).await,
+        Command::Tap(arguments) => tap::run(arguments).await,
         Command::Parked(arguments) => parked::run(&arguments).await,
         Command::Publish(arguments) => publish::run(arguments).await,
         Command::Subscribe(arguments) => subscribe::run(arguments).await,

@@ -17,6 +17,8 @@ use crate::sample::{Arrived, Sample};
 
 /// The exchange of every test.
 pub const EXCHANGE: &str = "events";
+/// A header of this name is the property `correlation_id`, when producing and when reading.
+const CORRELATION: &str = "amqp.correlation_id";
 const KEY: &str = "x-longhaul-key";
 /// A header of this name is sent as a number of AMQP, to see that types survive.
 pub const TYPED: &str = "typed-number";
@@ -156,14 +158,19 @@ fn confirmed(confirmation: lapin::Result<Confirmation>) {
 
 fn properties(sample: &Sample) -> BasicProperties {
     let mut table = FieldTable::default();
-    for (name, value) in &sample.headers {
+    let (mut properties, is_property) = (BasicProperties::default(), |name: &str| name == CORRELATION);
+    for (_, value) in sample.headers.iter().filter(|(name, _)| is_property(name)) {
+        let text = std::str::from_utf8(value).expect("a correlation id is text");
+        properties = properties.with_correlation_id(text.into());
+    }
+    for (name, value) in sample.headers.iter().filter(|(name, _)| !is_property(name)) {
         assert!(!table.contains_key(name), "AMQP has no repeated headers");
         table.insert(name.as_str().into(), to_amqp(name, value));
     }
     if let Some(key) = &sample.key {
         table.insert(KEY.into(), AMQPValue::LongString(LongString::from(key.clone())));
     }
-    BasicProperties::default().with_headers(table).with_delivery_mode(PERSISTENT)
+    properties.with_headers(table).with_delivery_mode(PERSISTENT)
 }
 
 fn to_amqp(name: &str, value: &[u8]) -> AMQPValue {
@@ -188,7 +195,7 @@ fn arrived(topic: String, properties: &BasicProperties, payload: Vec<u8>) -> Arr
         headers.push((name.as_str().to_owned(), bytes));
     }
     if let Some(id) = properties.correlation_id() {
-        headers.push(("amqp.correlation_id".to_owned(), id.as_str().as_bytes().to_vec()));
+        headers.push((CORRELATION.to_owned(), id.as_str().as_bytes().to_vec()));
     }
     let (key, id) = lift(&mut headers);
     Arrived { event: Sample { topic, key, headers, payload }, id }

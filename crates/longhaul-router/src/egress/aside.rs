@@ -13,6 +13,7 @@ use longhaul_topology::OnPoison;
 use super::{Batch, Driver};
 use crate::audit::Fate;
 use crate::parked::{Refused, park};
+use crate::tap::Outcome;
 
 impl Driver {
     /// Takes refused events out of a batch, and writes the batch into the books. Returns those that are to be parked.
@@ -51,6 +52,9 @@ impl Driver {
                         correlation_id = correlation(&event.headers).as_deref(), reason = refused.reason,
                         "left out an event that its destination refuses"
                     );
+                    if let Some(tapping) = self.flow.tap.tapping() {
+                        tapping.see(&event, Outcome::Dropped, Some(&refused.reason));
+                    }
                 }
             }
         }
@@ -61,8 +65,8 @@ impl Driver {
 
     /// Spans of events that are not written: with the reason for which they were set aside.
     pub(super) fn end_aside(&self, batch: &mut Batch) {
-        if let Some(tracer) = self.flow.tracer.as_ref().filter(|_| !batch.writing.is_empty()) {
-            let aside = set_aside(&mut batch.writing, &batch.events);
+        if let Some(tracer) = self.flow.tracer.as_ref().filter(|_| !batch.watched.writing.is_empty()) {
+            let aside = set_aside(&mut batch.watched.writing, &batch.events);
             tracer.written(aside, Some("set aside: the destination refuses it"));
         }
     }
@@ -75,12 +79,19 @@ impl Driver {
         self.ask();
         let (flow, partition) = (self.flow.key.clone(), self.partition);
         self.parked = Some(rest);
-        let status = std::sync::Arc::clone(&self.flow.status);
+        let (status, tapping) = (std::sync::Arc::clone(&self.flow.status), self.flow.tap.tapping());
         self.parking = Some(
             async move {
                 let kinds: Vec<_> = aside.iter().map(|(_, refused)| refused.kind).collect();
+                let tapped = tapping.map(|tapping| (tapping, aside.clone()));
                 park(place, flow, partition, aside).await?;
                 kinds.into_iter().for_each(|kind| status.parked(kind));
+                if let Some((tapping, parked)) = tapped {
+                    let see = |(event, refused): &(Event, Refused)| {
+                        tapping.see(event, Outcome::Parked, Some(&refused.reason));
+                    };
+                    parked.iter().for_each(see);
+                }
                 Ok(())
             }
             .boxed(),

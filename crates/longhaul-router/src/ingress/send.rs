@@ -19,6 +19,7 @@ use crate::cursor::Cursor;
 use crate::links::Port;
 use crate::refusals::Refusals;
 use crate::ring::RingBatch;
+use crate::tap::Outcome;
 
 impl Driver {
     /// Encodes what the route takes of a batch, as far as credit goes, and submits it.
@@ -85,7 +86,8 @@ impl Driver {
             size += event.size();
         }
         flow.status.read(looked_at, size as u64);
-        self.audit.read(&events[..usize::try_from(looked_at).unwrap_or(events.len())]);
+        let events = &events[..usize::try_from(looked_at).unwrap_or(events.len())];
+        self.audit.read(events);
         self.refusals.flush(&flow.status);
         if end < batch.end && matches!(self.cursor, Cursor::Own(_)) {
             self.rest = Some(Arc::clone(batch));
@@ -96,13 +98,13 @@ impl Driver {
         let moved = self.next != end;
         self.next = end;
         if !self.encoder.is_empty() || full {
-            if self.send_span()
-                && let Some(decided) = decided
-            {
-                let looked_at = usize::try_from(looked_at).unwrap_or(events.len());
-                self.trace(batch, &events[..looked_at], decided);
+            let sent = self.send_span();
+            if sent && let Some(decided) = decided {
+                self.trace(batch, events, decided);
             }
+            self.tap(events, sent);
         } else if moved {
+            self.tap(events, false);
             self.skipped_since.get_or_insert(self.flow.now());
             // A flow that never gets to the end of what it skips must say how far it is all the same.
             self.report_progress();
@@ -134,6 +136,9 @@ impl Driver {
                 correlation_id = correlation(&event.headers).as_deref(), reason,
                 "an event cannot be sent; its flow halts before it"
             );
+            if let Some(tapping) = self.flow.tap.tapping() {
+                tapping.see(event, Outcome::Halted, Some(reason));
+            }
         }
         self.source_failed(&SourceError::Config(text));
     }
@@ -144,6 +149,22 @@ impl Driver {
         if let Some(tracer) = &self.flow.tracer {
             let sent = (decided.1, SystemTime::now());
             tracer.sent(taken, self.owner.path_epoch(), [batch.read, decided, sent]);
+        }
+    }
+
+    /// Shows what has become of each event to those who tap.
+    fn tap(&self, looked_at: &[Event], sent: bool) {
+        let Some(tapping) = self.flow.tap.tapping() else { return };
+        for (event, verdict) in looked_at.iter().zip(&self.verdicts) {
+            let (outcome, reason) = match verdict {
+                // It comes again.
+                Ok(()) if !sent => continue,
+                Ok(()) => (Outcome::Sent, None),
+                Err(Refusal::Filter) => (Outcome::Skipped, None),
+                Err(refusal) if refusal.is_poison() => (Outcome::Dropped, Some(refusal.as_str())),
+                Err(refusal) => (Outcome::Refused, Some(refusal.as_str())),
+            };
+            tapping.see(event, outcome, reason);
         }
     }
 

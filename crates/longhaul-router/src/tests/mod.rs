@@ -12,3 +12,4 @@ mod poison;
 mod queues;
 mod reloads;
 mod stalls;
+mod tap;

@@ -7,6 +7,7 @@ pub(crate) mod publish;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod subscribe;
+pub(crate) mod tap;
 pub(crate) mod top;
 pub(crate) mod up;
 pub(crate) mod validate;
