@@ -31,7 +31,7 @@ pub struct Collector {
 /// One sentence that names what to install, with what the build said.
 pub fn program() -> Result<PathBuf, String> {
     let target = cache_dir().join(format!("collector-{VERSION}"));
-    install(&target, |fresh| build(fresh))
+    install(&target, build)
         .map_err(|said| format!("the collector is missing: install Go (golang-go, 1.24 or newer); {said}"))?;
     Ok(target.join("collector"))
 }

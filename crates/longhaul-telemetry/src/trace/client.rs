@@ -40,7 +40,7 @@ impl Client {
     /// # Errors
     /// When a file is not what it must be, in words.
     pub(super) fn new(to: &Collector, patience: Duration) -> Result<Self, String> {
-        let tls = if to.endpoint.starts_with("https://") { Some(to) } else { None };
+        let tls = to.endpoint.starts_with("https://").then_some(to);
         let connector = HttpsConnectorBuilder::new().with_tls_config(config(tls)?).https_or_http().enable_http1();
         let http = HyperClient::new(connector.build(), patience, None);
         Ok(Self { http, endpoint: to.endpoint.clone(), fault: Fault::default() })
