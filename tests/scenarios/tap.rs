@@ -1,5 +1,6 @@
 //! `longhaul tap` beside real routers, from Kafka to RabbitMQ and back: by its correlation id, whichever way it is spelt, one event is found in both
 //! regions and no other; what can never come is refused; and a tap that is stopped holds nothing up.
+#![expect(clippy::print_stdout, reason = "figures are part of what a scenario shows")]
 
 use std::fs::File;
 use std::path::PathBuf;
