@@ -33,7 +33,7 @@ async fn drain(mut tap: Tap) -> (Vec<(u64, Outcome, Option<String>)>, u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_ends_say_what_becomes_of_each_event() {
     let (source, sink) = (Broker::new(90, true, &["a", "b~"]), Broker::new(91, true, &[]));
-    sink.faults(|faults| drop(faults.poison.insert("a:30".to_owned())));
+    sink.faults(|faults| assert!(faults.poison.insert("a:30".to_owned())));
     let mut parks = route("r", &[0]);
     parks.on_poison = OnPoison::Park;
     let mesh = TestMesh::new(source, vec![sink], vec![parks]).start().await;
