@@ -68,7 +68,7 @@ struct Course {
 }
 
 impl Transit {
-    /// Nothing passes yet. At most so many bytes wait for their next links at any time.
+    /// Nothing passes yet. At most so many bytes wait for their next links at any time, or one batch that is larger.
     pub(crate) fn new(
         live: Arc<Live>,
         links: Arc<Links>,
@@ -82,11 +82,7 @@ impl Transit {
     /// Whether a flow's frames may come from that neighbour: its own region, or one that lies on a way from there by the mesh document.
     pub(crate) fn admits(&self, open: &FlowOpen, neighbour: &str) -> bool {
         let world = self.live.load();
-        let before = usize::from(open.links).checked_sub(1);
-        before.filter(|before| *before < WAY_LINKS_MAX).is_some_and(|before| {
-            let graph = Graph::of(&world.mesh);
-            graph.cheapest(&open.from.0, neighbour, before, &[self.live.region()]).is_some()
-        })
+        Graph::of(&world.mesh).may_come_over(&open.from.0, neighbour, self.live.region(), usize::from(open.links))
     }
 
     /// Lets a flow pass, over the best neighbour that has a link up.
@@ -97,13 +93,16 @@ impl Transit {
         let world = self.live.load();
         let of = self.check(&world.mesh, &open)?;
         let region = self.live.region();
-        let left = WAY_LINKS_MAX.saturating_sub(usize::from(open.links));
-        let hops = Graph::of(&world.mesh).next_hops(region, &open.to.0, left, &[&open.from.0, neighbour]);
+        let graph = Graph::of(&world.mesh);
+        let hops = graph.onward(region, &open.to.0, &open.from.0, neighbour, usize::from(open.links));
         let FlowOpen { mesh, route, from, to, .. } = open.clone();
         let key = FlowKey { mesh, route, from, to };
         let port = hops.iter().find_map(|hop| self.links.attach_over(hop, &key, of));
         let Some(port) = port else {
-            let text = format!("{region} has no link up on a way to {} of {left} links at most", open.to.0);
+            let (to, come) = (&open.to.0, open.links);
+            let text = format!(
+                "{region} has no link up on a way to {to}, {WAY_LINKS_MAX} links long at most and {come} behind it"
+            );
             return Err((ResetCode::NoPath, text));
         };
         tracing::info!(route = key.route, from = key.from.0, to = key.to.0, over = port.hop(), "a flow passes through");
@@ -166,7 +165,9 @@ impl Passing {
         let batch = readdress(batch, self.handle)
             .map_err(|error| Violation { code: DAMAGED, text: format!("a batch that passes through: {error}") })?;
         let queued = self.queue.bytes.fetch_add(bytes, Ordering::AcqRel);
-        if queued + bytes > self.queue.bytes_max || self.batches.try_send(batch).is_err() {
+        // What finds nothing before it is taken whatever its size, or the largest events would never get through.
+        let fits = queued == 0 || queued + bytes <= self.queue.bytes_max;
+        if !fits || self.batches.try_send(batch).is_err() {
             self.queue.bytes.fetch_sub(bytes, Ordering::AcqRel);
             self.overrun.cancel();
         }

@@ -34,6 +34,19 @@ impl<'a> Graph<'a> {
         hops
     }
 
+    /// Whether the frames of a flow that begins at `source` may come to `here` over that neighbour, as the `links`th link of their way.
+    #[must_use]
+    pub fn may_come_over(&self, source: &str, neighbour: &str, here: &str, links: usize) -> bool {
+        let before = links.checked_sub(1).filter(|before| *before < WAY_LINKS_MAX);
+        before.is_some_and(|before| self.cheapest(source, neighbour, before, &[here]).is_some())
+    }
+
+    /// Over which neighbours a flow goes on to `to` that has come over `links` links, the last one from `neighbour`: never back.
+    #[must_use]
+    pub fn onward(&self, here: &str, to: &str, source: &str, neighbour: &str, links: usize) -> Vec<&'a str> {
+        self.next_hops(here, to, WAY_LINKS_MAX.saturating_sub(links), &[source, neighbour])
+    }
+
     /// Cost of the cheapest way with at most `links_max` links that does not pass through `not`, by Bellman and Ford.
     #[must_use]
     pub fn cheapest(&self, from: &str, to: &str, links_max: usize, not: &[&str]) -> Option<u64> {
@@ -153,6 +166,22 @@ mod tests {
         assert!(
             graph.next_hops("a", "nowhere", 3, &[]).is_empty() && graph.next_hops("nowhere", "a", 3, &[]).is_empty()
         );
+    }
+
+    #[test]
+    fn a_way_goes_on_for_three_links_and_never_back() {
+        let links = [("a", "b", 1), ("b", "c", 1), ("c", "d", 1), ("d", "e", 1), ("b", "d", 9)];
+        let mesh = mesh(&["a", "b", "c", "d", "e"], &links);
+        let graph = Graph::of(&mesh);
+        assert_eq!(graph.onward("b", "d", "a", "a", 1), ["d", "c"]);
+        assert_eq!(graph.onward("c", "d", "a", "b", 2), ["d"]);
+        assert!(graph.onward("c", "e", "a", "b", 2).is_empty(), "that would be the fourth link");
+        assert!(graph.onward("b", "a", "a", "c", 1).is_empty() && graph.onward("d", "c", "a", "c", 1).is_empty());
+        assert!(graph.may_come_over("a", "a", "b", 1) && graph.may_come_over("a", "b", "c", 2));
+        assert!(graph.may_come_over("a", "c", "d", 3));
+        assert!(!graph.may_come_over("a", "c", "d", 2), "c is two links away");
+        assert!(!graph.may_come_over("a", "d", "e", 4) && !graph.may_come_over("a", "a", "b", 0));
+        assert!(!graph.may_come_over("a", "c", "b", 3), "only by way of b itself");
     }
 
     proptest! {
