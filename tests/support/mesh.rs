@@ -442,7 +442,8 @@ impl Mesh {
     /// for each flow.
     pub async fn wait_shared_out(&self, flows: usize) -> Vec<String> {
         let mut last = String::new();
-        until(&format!("{flows} flows have one owner each"), Duration::from_secs(90), async || {
+        let patience = Duration::from_secs(90) + Duration::from_millis(100) * u32::try_from(flows).expect("it fits");
+        until(&format!("{flows} flows have one owner each"), patience, async || {
             let mut owners = BTreeMap::<_, Vec<String>>::new();
             let mut streams = true;
             for router in self.routers() {
