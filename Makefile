@@ -105,6 +105,7 @@ test-k8s: needs test-needs
 	$(CARGO) test --package longhaul-test-k8s --test regions -- --include-ignored --nocapture
 
 bench: needs
+	$(CARGO) build --release --package longhaul
 	$(CARGO) bench --package longhaul-benches --package longhaul-bench-congestion $(ARGS)
 
 needs:

@@ -1,7 +1,8 @@
 //! What do two routers cost between two Kafkas?
 //!
 //! A topic of 1 KiB events on 4 partitions is carried from one real Kafka to another: through two routers and QUIC, and by one process
-//! that pipes librdkafka to librdkafka, in turns. Both promise the same: `acks=all`, idempotent. Required: 70 % of the pipe's rate, and
+//! that pipes librdkafka to librdkafka, in turns. The routers are the program itself (build it first: `cargo build --release --package longhaul`), the
+//! pipe is what anybody would write. Both promise the same: `acks=all`, idempotent. Required: 70 % of the pipe's rate, and
 //! at most 1.6 times its CPU time per event, of both routers together. `LONGHAUL_BENCH_EVENTS` says how many events (1,500,000; fewer
 //! leave the pipe no time to come to its steady state).
 //!
@@ -14,9 +15,8 @@ use std::time::{Duration, Instant};
 use longhaul_benches::child::Child;
 use longhaul_benches::figures::{Spread, verdict};
 use longhaul_benches::pipe::{self, PARTITIONS, SOURCE_TOPIC};
-use longhaul_benches::router;
 use longhaul_test_brokers::kafka::Kafka;
-use longhaul_tests::mesh::Mesh;
+use longhaul_tests::mesh::{Mesh, program};
 
 const REPETITIONS: usize = 3;
 const EVENTS: u64 = 1_500_000;
@@ -44,7 +44,6 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["router", document] => router::run(document.as_ref()),
         ["pipe", from, to, topic] => pipe::run(from, to, topic),
         ["guarantees"] => compare_guarantees(),
         _ => compare(),
@@ -132,8 +131,12 @@ impl Clusters {
                  to: [{{region: far, broker: copies, topic: \"{topic}\"}}]\nstart: earliest\nguarantee: {guarantee}"
             ));
         mesh.write_all();
-        let router =
-            |region: &str| Child::start(&["router", mesh.router_document(region).to_str().expect("a plain name")]).0;
+        let program = program();
+        let router = |region: &str| {
+            let document = mesh.router_document(region);
+            let document = document.to_str().expect("a plain name");
+            Child::start_program(&program, &["--log", "warn", "run", "--config", document])
+        };
         let routers = [router("far"), router("near")];
         self.measure(&topic, &routers)
     }

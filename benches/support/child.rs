@@ -1,9 +1,11 @@
 //! A process that this benchmark started from its own program, in another role: asked over its standard input, measured from outside.
 //!
-//! It ends when its standard input does, so that none outlives a benchmark, however that ends.
+//! It ends when its standard input does, so that none outlives a benchmark, however that ends. The program `longhaul` itself can be measured as well;
+//! it is killed when it is dropped.
 #![expect(clippy::print_stdout, reason = "a child answers on its standard output")]
 
 use std::io::{BufRead, BufReader, Lines, Write};
+use std::path::Path;
 use std::process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub struct Child {
     process: Process,
     questions: Option<ChildStdin>,
-    answers: Lines<BufReader<ChildStdout>>,
+    answers: Option<Lines<BufReader<ChildStdout>>>,
 }
 
 impl Child {
@@ -32,9 +34,19 @@ impl Child {
             .spawn()
             .expect("a program can start itself");
         let answers = BufReader::new(process.stdout.take().expect("its output is piped")).lines();
-        let mut child = Self { questions: process.stdin.take(), process, answers };
+        let mut child = Self { questions: process.stdin.take(), process, answers: Some(answers) };
         let ready = child.answer();
         (child, ready)
+    }
+
+    /// Starts another program, which is only measured.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start_program(program: &Path, arguments: &[&str]) -> Self {
+        let process = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        Self { process: process.expect("the program can be started"), questions: None, answers: None }
     }
 
     /// Asks how much it has done so far.
@@ -48,7 +60,11 @@ impl Child {
     }
 
     fn answer(&mut self) -> String {
-        self.answers.next().and_then(Result::ok).expect("the child lives and answers; see above for what it said")
+        self.answers
+            .as_mut()
+            .and_then(Iterator::next)
+            .and_then(Result::ok)
+            .expect("the child lives and answers; see above for what it said")
     }
 
     /// CPU time that it has used so far, in user and in kernel mode.

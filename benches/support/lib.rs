@@ -11,7 +11,3 @@ pub mod generator;
 pub mod pipe;
 pub mod quic;
 pub mod router;
-
-/// As in the program itself; the anchors have it as well.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
