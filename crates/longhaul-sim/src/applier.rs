@@ -10,7 +10,7 @@ use longhaul_flow::{Applier, ApplierConfig, ApplierOutput, ApplierState, Offer, 
 use longhaul_wire::{BatchHeader, FlowOpen, Frame};
 
 use crate::broker::{Answer, Ask};
-use crate::core::{Core, End, Message, Process, What};
+use crate::core::{Core, End, Message, Process, What, said};
 use crate::serve::ordinal;
 
 const WRITES_MAX: usize = 8;
@@ -84,7 +84,10 @@ pub(crate) struct ApplierFlow {
     carried: Option<Position>,
     /// The commit that is under way needs no answer.
     covered: bool,
+    /// Refused events to be left out or parked, as far as the cursor is not beyond them.
     skipped: Vec<Position>,
+    /// Events are being parked. What stands with them waits, so that nothing is written beyond them before that is done.
+    parking: Option<(u64, Span, Batch)>,
     idle_since: Duration,
     heard: Duration,
     pub draining: bool,
@@ -112,6 +115,7 @@ impl ApplierFlow {
             carried: None,
             covered: false,
             skipped: Vec::new(),
+            parking: None,
             idle_since: core.now,
             heard: core.now,
             draining: false,
@@ -172,6 +176,9 @@ impl ApplierFlow {
             Offer::Refused(code) => code.as_str(),
         };
         core.cover.count("offer", word);
+        if word == "stale" && epoch < self.opened.1 && core.plan.has_detours() {
+            core.cover.count("fault", "parcel of an older way");
+        }
         let flow = self.flow;
         core.note(|| format!("applier: flow {flow} {span:?} start {start} of path epoch {epoch}: {word}"));
         if matches!(offer, Offer::Refused(_)) && !core.unclean {
@@ -250,12 +257,18 @@ impl ApplierFlow {
 
     fn reply(&mut self, core: &mut Core, frame: impl FnOnce(u32) -> Frame) {
         if let Some((conn, handle, _)) = self.owner {
-            core.send(conn, 1, &frame(handle));
+            let frame = frame(handle);
+            core.said.extend(said(self.flow, &frame));
+            core.send(conn, 1, &frame);
         }
     }
 
     fn is_asking(&self) -> bool {
-        self.opening.is_some() || self.settling.is_some() || self.committing.is_some() || !self.writes.is_empty()
+        self.opening.is_some()
+            || self.settling.is_some()
+            || self.committing.is_some()
+            || self.parking.is_some()
+            || !self.writes.is_empty()
     }
 
     fn ask(&mut self, core: &mut Core, session: u64, ask: Ask) {
@@ -300,21 +313,51 @@ impl ApplierFlow {
 
     /// Hands what is in order to the sink, a few batches at a time.
     fn deliver(&mut self, core: &mut Core) {
-        while self.writes.len() < WRITES_MAX {
-            let Some(session) = self.writer else { return };
+        while self.writes.len() < WRITES_MAX && self.parking.is_none() {
+            if self.writer.is_none() {
+                return;
+            }
             let Some((span, mut batch)) = self.applier.poll_deliver() else { return };
             let incarnation = batch.incarnation;
             let skipped = &self.skipped;
-            batch.events.retain(|event| !skipped.contains(&Position { incarnation, offset: event.offset }));
-            let events = std::mem::take(&mut batch.events);
-            let done = events.is_empty();
-            if !done {
-                let cursor = self.is_atomic(core).then_some(Position { incarnation, offset: span.last });
-                self.carried = cursor;
-                self.ask(core, session, Ask::Write { flow: self.flow, incarnation, events, cursor });
+            let is_refused = |event: &mut Event| skipped.contains(&Position { incarnation, offset: event.offset });
+            let aside: Vec<Event> = batch.events.extract_if(.., is_refused).collect();
+            if aside.is_empty() || !core.plan.parks {
+                self.write(core, span, batch);
+            } else {
+                self.park(core, aside, span, batch);
             }
-            self.writes.push_back(Write { span, _batch: batch, done });
         }
+    }
+
+    fn write(&mut self, core: &mut Core, span: Span, mut batch: Batch) {
+        let Some(session) = self.writer else { return };
+        let (incarnation, events) = (batch.incarnation, std::mem::take(&mut batch.events));
+        let done = events.is_empty();
+        if !done {
+            let cursor = self.is_atomic(core).then_some(Position { incarnation, offset: span.last });
+            self.carried = cursor;
+            self.ask(core, session, Ask::Write { flow: self.flow, incarnation, events, cursor });
+        }
+        self.writes.push_back(Write { span, _batch: batch, done });
+    }
+
+    fn park(&mut self, core: &mut Core, events: Vec<Event>, span: Span, batch: Batch) {
+        core.cover.count("applier does", "park");
+        let (flow, incarnation) = (self.flow, batch.incarnation);
+        let session = core.connect(core.plan.flows[flow].to_broker, self.process, End::Applier(flow));
+        self.ask(core, session, Ask::Park { flow, incarnation, events });
+        self.parking = Some((session, span, batch));
+    }
+
+    fn handle_parked(&mut self, core: &mut Core, answer: &Answer) {
+        let Some((session, span, rest)) = self.parking.take() else { return };
+        core.hang_up(session);
+        match answer {
+            Answer::Parked => self.write(core, span, rest),
+            _ => self.sink_failed(core, ResetCode::SinkLost, FAST_RETRY),
+        }
+        self.observe(core);
     }
 
     fn finish_done(&mut self, core: &mut Core) -> bool {
@@ -354,6 +397,10 @@ impl ApplierFlow {
             }
             return;
         }
+        if self.parking.as_ref().is_some_and(|(parking, ..)| *parking == session) {
+            self.heard = core.now;
+            return self.handle_parked(core, &answer);
+        }
         if self.writer != Some(session) {
             return core.unheard(session, &answer);
         }
@@ -391,7 +438,7 @@ impl ApplierFlow {
         let Some(accepted) = self.applier.accepted() else {
             return self.sink_failed(core, ResetCode::Poison, SLOW_RETRY);
         };
-        let retry = if core.plan.drops_poison {
+        let retry = if core.plan.drops_poison || core.plan.parks {
             self.skipped.push(Position { offset, ..accepted });
             Duration::ZERO
         } else {
@@ -438,7 +485,8 @@ impl ApplierFlow {
 
     fn drop_writer(&mut self, core: &mut Core) {
         let settling = self.settling.take().map(|settling| settling.session);
-        for session in [self.writer.take(), self.opening.take(), settling].into_iter().flatten() {
+        let parking = self.parking.take().map(|(session, ..)| session);
+        for session in [self.writer.take(), self.opening.take(), settling, parking].into_iter().flatten() {
             core.hang_up(session);
         }
         (self.committing, self.carried) = (None, None);

@@ -87,6 +87,8 @@ pub(crate) struct Broker {
     pub poison_next: bool,
     /// Records (of the source) that are refused for good.
     pub poisoned: BTreeSet<Uid>,
+    /// What was set aside: flow and name, after how many writes, and which record it was.
+    pub parked: BTreeMap<(usize, EventId), (usize, Uid)>,
     pub slow: (Duration, Duration),
     pub hang_until: Duration,
 }
@@ -107,6 +109,7 @@ impl Broker {
             torn: false,
             poison_next: false,
             poisoned: BTreeSet::new(),
+            parked: BTreeMap::new(),
             slow: (Duration::ZERO, Duration::ZERO),
             hang_until: Duration::ZERO,
         }
@@ -158,6 +161,12 @@ impl Broker {
         gone
     }
 
+    /// Takes back what was parked since that write. Returns it.
+    pub(crate) fn unpark(&mut self, to: usize) -> Vec<(usize, Uid)> {
+        let gone = self.parked.extract_if(.., |_, (written, _)| *written > to);
+        gone.map(|((flow, _), (_, uid))| (flow, uid)).collect()
+    }
+
     /// The queue gets back what its consumer did not acknowledge. Returns how many.
     pub(crate) fn requeue(&mut self) -> usize {
         let back = std::mem::take(&mut self.queue.unacked);
@@ -179,6 +188,7 @@ pub(crate) enum Ask {
     OpenSink { flow: usize },
     Write { flow: usize, incarnation: u64, events: Vec<Event>, cursor: Option<Position> },
     Commit { flow: usize, cursor: Position },
+    Park { flow: usize, incarnation: u64, events: Vec<Event> },
     HangUp,
 }
 
@@ -213,6 +223,7 @@ pub(crate) enum Answer {
         offset: u64,
     },
     Committed(Position),
+    Parked,
     /// The session is gone: what was asked may have been done.
     Lost,
 }

@@ -17,6 +17,9 @@ use crate::rng::Rng;
 /// A process: a router and which life of it.
 pub(crate) type Process = (usize, u32);
 
+/// A flow's number on a connection.
+pub(crate) type Port = (u64, u32);
+
 /// Whom an answer of a broker is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
@@ -62,6 +65,10 @@ pub(crate) enum Message {
     Declared {
         flow: usize,
     },
+    /// The next link takes a batch of a flow that passes through: connection and handle over which it comes.
+    Onward {
+        back: Port,
+    },
     Exit,
 }
 
@@ -91,6 +98,8 @@ pub(crate) struct Conn {
     pub handles: u32,
     /// The accepting side: what a handle stands for.
     pub sessions: BTreeMap<u32, (usize, u64)>,
+    /// In truth, over which regions the frames of a handle have come, whatever they say.
+    pub trails: BTreeMap<u32, Vec<usize>>,
     /// Parcels of a handle under way, which a reset of their streams may catch.
     cancelled: BTreeMap<u32, BTreeSet<(Duration, u64)>>,
 }
@@ -142,7 +151,26 @@ pub(crate) struct Core {
     pub tokens: u64,
     /// Who owns the shards of a region.
     pub owner_of: Vec<Option<Process>>,
+    /// What appliers have said, so that nobody else says it.
+    pub said: BTreeSet<Said>,
     pub log: Option<String>,
+}
+
+/// A frame of an applier: flow, path epoch, position (as incarnation and ordinal) and credit.
+pub(crate) type Said = (usize, u32, Option<(u64, u64)>, u64, u64);
+
+/// What a frame of an applier says of a flow; `None` for those that acknowledge and grant nothing.
+pub(crate) fn said(flow: usize, frame: &Frame) -> Option<Said> {
+    match *frame {
+        Frame::Accept { path_epoch, resume, events_limit, bytes_limit, .. } => {
+            let resume = resume.map(|resume| (resume.incarnation, resume.offset.wrapping_add(1)));
+            Some((flow, path_epoch, resume, events_limit, bytes_limit))
+        }
+        Frame::Ack { path_epoch, durable, events_limit, bytes_limit, .. } => {
+            Some((flow, path_epoch, Some((u64::MAX, durable.wrapping_add(1))), events_limit, bytes_limit))
+        }
+        _ => None,
+    }
 }
 
 impl Core {
@@ -168,6 +196,7 @@ impl Core {
             read: BTreeMap::new(),
             tokens: 0,
             owner_of: vec![None; plan.kinds.len()],
+            said: BTreeSet::new(),
             log: logged.then(String::new),
             plan,
         }
@@ -229,12 +258,20 @@ impl Core {
         }
         let conn = self.number();
         let (ends, regions) = ([from, to], [from_region, to_region]);
-        let (last, sessions, cancelled) = ([self.now; 2], BTreeMap::new(), BTreeMap::new());
-        self.conns.insert(conn, Conn { ends, regions, open: [true; 2], last, handles: 0, sessions, cancelled });
+        let (last, sessions, trails, cancelled) = ([self.now; 2], BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        self.conns.insert(conn, Conn { ends, regions, open: [true; 2], last, handles: 0, sessions, trails, cancelled });
         let when = self.now + self.rtt();
         self.at(when, What::To(from, Message::Dialled { conn }));
         self.note(|| format!("net: {conn} from router {from:?} to {to:?}"));
         Some(conn)
+    }
+
+    /// A new number for a flow that has come over those regions.
+    pub(crate) fn attach(&mut self, conn: u64, trail: Vec<usize>) -> Option<Port> {
+        let found = self.conns.get_mut(&conn)?;
+        found.handles += 1;
+        found.trails.insert(found.handles, trail);
+        Some((conn, found.handles))
     }
 
     /// Sends a frame on the control stream, from side 0 or 1.

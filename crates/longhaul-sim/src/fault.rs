@@ -57,6 +57,8 @@ pub enum Fault {
     ParcelLost,
     /// A bit of a parcel flips.
     ParcelCorrupted,
+    /// What passes through a router waits for its next link.
+    OnwardSlow { router: usize, slow: Duration, by: Duration },
 }
 
 impl Fault {
@@ -88,11 +90,12 @@ impl Fault {
             Self::ParcelsLate { .. } => "parcels late",
             Self::ParcelLost => "parcel lost",
             Self::ParcelCorrupted => "parcel corrupted",
+            Self::OnwardSlow { .. } => "next link slow",
         }
     }
 
     /// Every name: one that is never injected in a run is a hole in the run. The last ones are consequences that the world counts.
-    pub const NAMES: [&'static str; 31] = [
+    pub const NAMES: [&'static str; 41] = [
         "router crash",
         "router stop",
         "router pause",
@@ -117,10 +120,20 @@ impl Fault {
         "parcels late",
         "parcel lost",
         "parcel corrupted",
+        "next link slow",
         "woke as a zombie",
+        "took a detour",
+        "back on a better way with events under way",
+        "no way on",
+        "no room on the way",
+        "died with flows passing through",
+        "woke with flows passing through",
+        "parcel of an older way",
         "writer fenced",
         "source truncated",
         "event refused",
+        "event parked",
+        "parked again",
         "redelivered",
         "cursor lost",
         "commit unheard",
@@ -137,16 +150,32 @@ pub(crate) fn faults(plan: &Plan, rng: &mut Rng) -> Vec<(Duration, Fault)> {
         let reload = |rng: &mut Rng| (rng.ms(200, 20_000), Fault::Reload { flow, away: rng.ms(0, 5_000) });
         faults.extend((0..rng.between(1, 5)).map(|_| reload(rng)));
     }
+    let on_the_way = plan.routers_on_the_way();
+    if plan.has_detours() && rng.one_in(2) {
+        faults.extend((0..rng.between(1, 3)).map(|_| (rng.ms(200, 25_000), on_the_way_fault(plan, rng, &on_the_way))));
+    }
     faults.sort_by_key(|(at, _)| *at);
     faults
+}
+
+/// What befalls routers that flows pass through, and the link for whose sake they do.
+fn on_the_way_fault(plan: &Plan, rng: &mut Rng, routers: &[usize]) -> Fault {
+    let router = rng.pick(routers);
+    match rng.below(5) {
+        0 => Fault::RouterCrash { router, down: rng.ms(50, 4_000) },
+        1 => Fault::RouterPause { router, still: rng.ms(100, 25_000) },
+        2 => Fault::OnwardSlow { router, slow: rng.ms(500, 15_000), by: rng.ms(20, 1_500) },
+        _ => Fault::Partition { a: plan.ends().0, b: plan.ends().1, lasts: rng.ms(1_000, 12_000) },
+    }
 }
 
 fn choose(plan: &Plan, rng: &mut Rng) -> Fault {
     let flow = &plan.flows[rng.below(plan.flows.len())];
     let (source, sink) = (flow.from_broker, flow.to_broker);
+    let (a, b) = if plan.has_detours() { rng.pick(&plan.links) } else { (source, sink) };
     let broker = if rng.one_in(3) { source } else { sink };
     let router = rng.below(plan.routers.len());
-    let (from, to) = if rng.one_in(2) { (source, sink) } else { (sink, source) };
+    let (from, to) = if rng.one_in(2) { (a, b) } else { (b, a) };
     let down = rng.ms(50, 4_000);
     let ends_flows = rng.one_in(3);
     match rng.below(30) {
@@ -169,14 +198,14 @@ fn choose(plan: &Plan, rng: &mut Rng) -> Fault {
         18 if ends_flows && plan.kinds[source] != Kind::Queue => Fault::SourceRecreated { broker: source },
         18 if plan.kinds[source] != Kind::Queue => Fault::RetentionOverrun { broker: source },
         19 | 20 => Fault::Poison { broker: sink },
-        21 => Fault::LinkCut { a: source, b: sink },
+        21 => Fault::LinkCut { a, b },
         22 | 23 => Fault::OneWayCut { from, to, lasts: rng.ms(100, 25_000) },
-        24 => Fault::Partition { a: source, b: sink, lasts: rng.ms(100, 25_000) },
-        25 => Fault::Flapping { a: source, b: sink },
+        24 => Fault::Partition { a, b, lasts: rng.ms(100, 25_000) },
+        25 => Fault::Flapping { a, b },
         26 => Fault::ParcelsTwice { count: rng.between(1, 4) as u32 },
         27 | 28 => Fault::ParcelsLate { count: rng.between(1, 8) as u32, by: rng.ms(50, 3_000) },
         29 if plan.shape == Shape::Pair && rng.one_in(2) => Fault::ParcelCorrupted,
         29 => Fault::ParcelLost,
-        _ => Fault::LinkCut { a: source, b: sink },
+        _ => Fault::LinkCut { a, b },
     }
 }

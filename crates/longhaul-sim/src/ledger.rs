@@ -62,6 +62,8 @@ struct Book {
     ever: BTreeSet<Uid>,
     /// What need not come, but may.
     excused: BTreeSet<Uid>,
+    /// What was set aside at the destination.
+    parked: BTreeSet<Uid>,
     /// First arrivals in order.
     arrived: Vec<Uid>,
     /// Needs an operator: a gap in its source.
@@ -220,6 +222,39 @@ impl Ledger {
         }
     }
 
+    /// A destination has this event durably among what it refuses.
+    pub(crate) fn parked(&mut self, plan: &Plan, flow: usize, uid: Uid, event: &Event) {
+        self.check_content(plan, flow, uid, event);
+        if !self.takes(plan, flow, uid) {
+            self.violate("parked", format!("flow {flow} parks record {uid}, which the route does not take"));
+        }
+        let book = &mut self.books[flow];
+        book.missing.remove(&uid);
+        book.ever.insert(uid);
+        book.parked.insert(uid);
+        if plan.flows[flow].exact && !book.cut && book.present.contains_key(&uid) {
+            self.violate("parked", format!("flow {flow}: record {uid} is parked, and is there too"));
+        }
+    }
+
+    /// A destination has lost what was set aside.
+    pub(crate) fn unparked(&mut self, plan: &Plan, flow: usize, uid: Uid) {
+        let takes = self.takes(plan, flow, uid);
+        let book = &mut self.books[flow];
+        if book.parked.remove(&uid) && takes && !book.present.contains_key(&uid) {
+            book.missing.insert(uid);
+        }
+    }
+
+    /// What was parked is there, once, where each record has an identity of its own.
+    pub(crate) fn check_parked(&mut self, flow: usize, there: &[Uid], each: bool) {
+        let parked = &self.books[flow].parked;
+        let all_known = there.iter().all(|uid| parked.contains(uid));
+        if !all_known || (each && there.len() != parked.len()) {
+            self.violate("parked", format!("flow {flow}: {there:?} are there, and {parked:?} were parked"));
+        }
+    }
+
     /// A destination has lost one copy.
     pub(crate) fn lost(&mut self, plan: &Plan, flow: usize, uid: Uid) {
         let takes = self.takes(plan, flow, uid);
@@ -241,6 +276,7 @@ impl Ledger {
     pub(crate) fn sink_recreated(&mut self, flow: usize) {
         let book = &mut self.books[flow];
         book.present.clear();
+        book.parked.clear();
         book.arrived.clear();
         book.missing.retain(|uid| !book.ever.contains(uid));
     }
@@ -280,6 +316,10 @@ impl Ledger {
 
     pub(crate) fn cut(&mut self, flow: usize) {
         self.books[flow].cut = true;
+    }
+
+    pub(crate) fn is_cut(&self, flow: usize) -> bool {
+        self.books[flow].cut
     }
 
     pub(crate) fn is_halted(&self, flow: usize) -> bool {

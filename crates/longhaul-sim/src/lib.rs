@@ -20,6 +20,8 @@ mod router;
 mod serve;
 mod shard;
 mod shrink;
+mod transit;
+mod way;
 mod world;
 
 pub use coverage::Coverage;

@@ -2,6 +2,8 @@
 //!
 //! A replayable shard is read by a reader of the flow's own; a queue is read by the [`shard`](crate::shard) of the router.
 
+mod ways;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,14 +15,16 @@ use longhaul_route::{Admission, IngressContext, ingress};
 use longhaul_wire::{BatchEncoder, Chain, Compression, FlowOpen, Frame, Limits, WireError};
 
 use crate::broker::{Answer, Ask, From};
-use crate::core::{Core, End, Message, Process, What};
+use crate::core::{Core, End, Message, Port, Process, What, said};
 use crate::plan::{BROKER, MESH};
 use crate::serve::shard_name;
 use crate::shard::{QueueShard, Taken};
+use crate::way::{Avoided, Neighbours};
 
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 const SLOW_RETRY: Duration = Duration::from_secs(10);
 const FAST_RETRY: Duration = Duration::from_millis(500);
+const LOOK_FOR_WAYS_EVERY: Duration = Duration::from_millis(500);
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 
@@ -54,7 +58,11 @@ pub(crate) struct OwnerFlow {
     flow: usize,
     process: Process,
     pub owner: Owner,
-    port: Option<(u64, u32)>,
+    port: Option<Port>,
+    /// The region over which it goes.
+    hop: usize,
+    avoided: Avoided,
+    look: Option<Duration>,
     cursor: Cursor,
     /// The reader that is being opened.
     opening: Option<u64>,
@@ -92,6 +100,9 @@ impl OwnerFlow {
             process,
             owner: Owner::new(config),
             port: None,
+            hop: 0,
+            avoided: Avoided::default(),
+            look: None,
             cursor: Cursor::None,
             opening: None,
             waits_for_base: false,
@@ -125,15 +136,16 @@ impl OwnerFlow {
     }
 
     /// One turn: link, outputs, sending, timers.
-    pub(crate) fn turn(&mut self, core: &mut Core, links: &[(u64, usize)], shard: Option<&mut QueueShard>) {
+    pub(crate) fn turn(&mut self, core: &mut Core, near: &Neighbours<'_>, shard: Option<&mut QueueShard>) {
         let mut shard = shard;
-        self.choose_link(core, links);
+        self.choose_way(core, near);
         self.do_outputs(core, shard.as_deref_mut());
         self.send_what_is_there(core, shard.as_deref_mut());
         // Sending may have broken the flow; what follows from that is said now.
         self.do_outputs(core, shard);
         self.read_on(core);
         self.arm(core);
+        self.look_for_ways(core, near);
         self.observe(core);
     }
 
@@ -148,25 +160,6 @@ impl OwnerFlow {
                 core.cover.count("owner fault", fault.as_str());
             }
             self.state = state;
-        }
-    }
-
-    fn choose_link(&mut self, core: &mut Core, links: &[(u64, usize)]) {
-        if self.port.is_some_and(|(conn, _)| !links.iter().any(|(link, _)| *link == conn)) {
-            self.port = None;
-            self.owner.handle_link_down(core.now);
-            self.observe(core);
-        }
-        let rank = |router: usize| longhaul_event::hash64(format!("{router} {}", self.flow).as_bytes());
-        if self.port.is_none()
-            && !self.draining
-            && let Some(&(conn, _)) = links.iter().max_by_key(|(_, router)| rank(*router))
-            && let Some(link) = core.conns.get_mut(&conn)
-        {
-            link.handles += 1;
-            self.port = Some((conn, link.handles));
-            self.owner.handle_link_up(core.now);
-            self.observe(core);
         }
     }
 
@@ -502,6 +495,10 @@ impl OwnerFlow {
 
     pub(crate) fn handle_frame(&mut self, core: &mut Core, frame: &Frame) {
         let now = core.now;
+        if said(self.flow, frame).is_some_and(|said| !core.said.contains(&said)) {
+            let detail = format!("flow {}: no applier has said this: {frame:?}", self.flow);
+            core.ledger.violate("acknowledged on the way", detail);
+        }
         let heard = match *frame {
             Frame::Accept { path_epoch, resume, events_limit, bytes_limit, .. } => {
                 let credit = Credit { events_limit, bytes_limit };
@@ -517,6 +514,9 @@ impl OwnerFlow {
             Frame::Reset { path_epoch, code, retry_ms, .. } => {
                 let code = ResetCode::ALL.get(usize::from(code)).copied().unwrap_or(ResetCode::BadChain);
                 let retry = Duration::from_millis(u64::from(retry_ms));
+                if path_epoch == self.owner.path_epoch() && code == ResetCode::NoPath {
+                    self.avoided.add(self.hop, now);
+                }
                 ("reset", self.owner.handle_reset(now, path_epoch, Reset { code, retry }))
             }
             _ => return,
@@ -557,7 +557,7 @@ impl OwnerFlow {
     }
 
     pub(crate) fn handle_timer(&mut self, core: &mut Core) {
-        self.armed = None;
+        self.armed = self.armed.filter(|armed| core.now < *armed);
         self.owner.handle_timeout(core.now);
         self.observe(core);
     }

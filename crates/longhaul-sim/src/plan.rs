@@ -5,8 +5,8 @@ use std::time::Duration;
 use longhaul_route::RouteTable;
 use longhaul_topic::Filter;
 use longhaul_topology::{
-    Broker, BrokerKind, Class, From, Guarantee, Mesh, OnGap, OnPoison, Partition, Region, Route, RouteStart, SinkKind,
-    SourceKind, Template, To,
+    Broker, BrokerKind, Class, Congestion, From, Graph, Guarantee, Link, Mesh, OnGap, OnPoison, Partition, Region,
+    Route, RouteStart, SinkKind, SourceKind, Template, To, WAY_LINKS_MAX,
 };
 
 use crate::fault::{Fault, faults};
@@ -94,7 +94,19 @@ pub(crate) enum Shape {
     Ring,
     /// More brokers in a row than provenance can name.
     Row,
+    /// Two regions that mirror each other, joined also, or only, over others.
+    Web,
 }
+
+/// Links of a web: the ends of the flows are regions 0 and 1. Of the last one, the long way has four links and may not be taken.
+const WEBS: [&[(usize, usize, u32)]; 6] = [
+    &[(0, 1, 50), (0, 2, 1), (2, 1, 2)],
+    &[(0, 1, 9), (0, 2, 1), (2, 1, 1), (0, 3, 2), (3, 1, 1)],
+    &[(0, 2, 1), (2, 1, 1), (0, 3, 1), (3, 1, 2)],
+    &[(0, 2, 1), (2, 3, 1), (3, 1, 1)],
+    &[(0, 1, 1), (0, 2, 1), (2, 3, 1), (3, 1, 1), (2, 1, 7)],
+    &[(0, 1, 1), (0, 2, 1), (2, 3, 1), (3, 4, 1), (4, 1, 1), (0, 4, 30)],
+];
 
 /// A shard: a partition of a log, or a queue.
 #[derive(Debug, Clone, Copy)]
@@ -143,9 +155,16 @@ pub struct Plan {
     /// Region of each router.
     pub(crate) routers: Vec<usize>,
     pub(crate) table: RouteTable,
+    pub(crate) mesh: Mesh,
+    /// Links of a web, by the regions that they join.
+    pub(crate) links: Vec<(usize, usize)>,
+    /// What a router has room for that waits for its next link.
+    pub(crate) onward_bytes_max: usize,
     pub(crate) shards: Vec<ShardPlan>,
     pub(crate) flows: Vec<FlowPlan>,
     pub(crate) drops_poison: bool,
+    /// What the destination refuses is parked there.
+    pub(crate) parks: bool,
     pub(crate) latest: bool,
     pub(crate) passes_gaps: bool,
     pub(crate) event_bytes_max: u32,
@@ -168,7 +187,11 @@ impl Plan {
         let shape =
             rng.pick(&[Shape::Pair, Shape::Pair, Shape::Pair, Shape::Fan, Shape::Mirror, Shape::Ring, Shape::Ring]);
         let shape = if rng.one_in(40) { Shape::Row } else { shape };
+        let mut of_web = Rng::new(seed, 5);
+        let shape = if shape != Shape::Row && of_web.one_in(6) { Shape::Web } else { shape };
+        let web = if shape == Shape::Web { of_web.pick(&WEBS) } else { &[] };
         let regions = match shape {
+            Shape::Web => web.iter().map(|(a, b, _)| a.max(b) + 1).max().unwrap_or_default(),
             Shape::Pair | Shape::Mirror => 2,
             Shape::Fan | Shape::Ring => 3,
             Shape::Row => 11,
@@ -179,9 +202,10 @@ impl Plan {
             kinds.iter_mut().for_each(|kind| *kind = Kind::KafkaTransactional);
         }
         let drops_poison = shape == Shape::Row || rng.one_in(2);
+        let parks = !drops_poison && Rng::new(seed, 6).one_in(2);
         let latest = shape == Shape::Pair && kinds[0] != Kind::Queue && rng.one_in(8);
         let passes_gaps = Rng::new(seed, 4).one_in(2);
-        let mesh = mesh(shape, &kinds, drops_poison, latest, passes_gaps);
+        let mesh = mesh(shape, web, &kinds, on_poison(drops_poison, parks), latest, passes_gaps);
         let partitions = if shape == Shape::Row { 1 } else { rng.between(1, 2) as u32 };
         let shards = shards(&kinds, partitions, &mesh);
         let flows = flows(&mesh, &shards, &kinds);
@@ -193,9 +217,13 @@ impl Plan {
             partitions,
             routers,
             table: RouteTable::build(&mesh),
+            mesh,
+            links: web.iter().map(|(a, b, _)| (*a, *b)).collect(),
+            onward_bytes_max: of_web.pick(&[700, 4_000, 64_000]),
             shards,
             flows,
             drops_poison,
+            parks,
             latest,
             passes_gaps,
             event_bytes_max: if drops_poison { 2_048 } else { 1 << 20 },
@@ -244,6 +272,47 @@ impl Plan {
         self.kinds[broker] == Kind::JetStreamMessageIds
     }
 
+    /// Whether what a destination refuses is parked there.
+    #[must_use]
+    pub fn parks(&self) -> bool {
+        self.parks
+    }
+
+    /// Whether flows have ways over other regions.
+    #[must_use]
+    pub fn has_detours(&self) -> bool {
+        self.shape == Shape::Web
+    }
+
+    /// Whether a link of their own joins the ends of the first flow.
+    #[must_use]
+    pub fn has_own_link(&self) -> bool {
+        self.shape != Shape::Web || self.links.contains(&(0, 1))
+    }
+
+    /// Routers of regions where no flow begins or ends.
+    #[must_use]
+    pub fn routers_on_the_way(&self) -> Vec<usize> {
+        let is_end = |region: usize| self.flows.iter().any(|flow| [flow.from_broker, flow.to_broker].contains(&region));
+        (0..self.routers.len()).filter(|router| !is_end(self.routers[*router])).collect()
+    }
+
+    /// Over which neighbours a region is reached, the one to be preferred first: as a router has it from the mesh document.
+    pub(crate) fn ways(&self, from: usize, to: usize) -> Vec<usize> {
+        if !self.has_detours() {
+            return vec![to];
+        }
+        let hops = Graph::of(&self.mesh).next_hops(&region(from), &region(to), WAY_LINKS_MAX, &[]);
+        hops.into_iter().map(number).collect()
+    }
+
+    /// The regions to which the routers of that one hold links.
+    pub(crate) fn neighbours(&self, of: usize) -> Vec<usize> {
+        let leads = |to: usize| self.flows.iter().any(|flow| flow.from_broker == of && flow.to_broker == to);
+        let joined = |to: usize| self.links.contains(&(of, to)) || self.links.contains(&(to, of));
+        (0..self.kinds.len()).filter(|to| if self.has_detours() { joined(*to) } else { leads(*to) }).collect()
+    }
+
     /// Whether there are thousands of events.
     pub(crate) fn is_big(&self) -> bool {
         self.read_max == READ_MAX_BIG
@@ -285,7 +354,7 @@ impl Plan {
                 _ => (rng.ms(3_000, 20_000), Work::Transform { broker }),
             });
         }
-        if self.drops_poison && matches!(self.shape, Shape::Mirror | Shape::Ring) && rng.one_in(8) {
+        if self.drops_poison && matches!(self.shape, Shape::Mirror | Shape::Ring | Shape::Web) && rng.one_in(8) {
             let feed = |nth: usize| Work::Feed { broker: sources[nth % sources.len()] };
             work.extend((0..40).map(|nth| (Duration::from_millis(2_000 + nth as u64 * 500), feed(nth))));
         }
@@ -297,16 +366,35 @@ impl Plan {
     }
 }
 
-fn region(nth: usize) -> String {
+pub(crate) fn region(nth: usize) -> String {
     format!("r{nth}")
 }
 
-fn mesh(shape: Shape, kinds: &[Kind], drops_poison: bool, latest: bool, passes_gaps: bool) -> Mesh {
+pub(crate) fn number(name: &str) -> usize {
+    name[1..].parse().expect("regions are numbered")
+}
+
+fn on_poison(drops: bool, parks: bool) -> OnPoison {
+    match (drops, parks) {
+        (true, _) => OnPoison::Drop,
+        (false, true) => OnPoison::Park,
+        (false, false) => OnPoison::Halt,
+    }
+}
+
+fn mesh(
+    shape: Shape,
+    web: &[(usize, usize, u32)],
+    kinds: &[Kind],
+    on_poison: OnPoison,
+    latest: bool,
+    passes_gaps: bool,
+) -> Mesh {
     let last = kinds.len() - 1;
     let ways: Vec<(usize, Vec<usize>)> = match shape {
         Shape::Pair => vec![(0, vec![1])],
         Shape::Fan => vec![(0, vec![1, 2])],
-        Shape::Mirror => vec![(0, vec![1]), (1, vec![0])],
+        Shape::Mirror | Shape::Web => vec![(0, vec![1]), (1, vec![0])],
         Shape::Ring => vec![(0, vec![1]), (1, vec![2]), (2, vec![0])],
         Shape::Row => (0..last).map(|from| (from, vec![from + 1])).collect(),
     };
@@ -329,9 +417,16 @@ fn mesh(shape: Shape, kinds: &[Kind], drops_poison: bool, latest: bool, passes_g
             .collect(),
         guarantee: Guarantee::AtLeastOnce,
         start: if latest { RouteStart::Latest } else { RouteStart::Earliest },
-        on_poison: if drops_poison { OnPoison::Drop } else { OnPoison::Halt },
+        on_poison,
         on_gap: if passes_gaps { OnGap::Continue } else { OnGap::Halt },
         class: Class::Normal,
+    };
+    let link = |(a, b, cost): &(usize, usize, u32)| Link {
+        between: [region(*a), region(*b)],
+        cost: Some(*cost),
+        bandwidth_bits: None,
+        rtt_ms: None,
+        congestion: Congestion::default(),
     };
     let declared = |(nth, kind): (usize, &Kind)| Region {
         name: region(nth),
@@ -341,7 +436,7 @@ fn mesh(shape: Shape, kinds: &[Kind], drops_poison: bool, latest: bool, passes_g
     Mesh {
         name: MESH.to_owned(),
         regions: kinds.iter().enumerate().map(declared).collect(),
-        links: Vec::new(),
+        links: web.iter().map(link).collect(),
         routes: ways.into_iter().map(route).collect(),
         foreign_mirrors: Vec::new(),
     }
@@ -359,7 +454,6 @@ fn shards(kinds: &[Kind], partitions: u32, mesh: &Mesh) -> Vec<ShardPlan> {
 }
 
 fn flows(mesh: &Mesh, shards: &[ShardPlan], kinds: &[Kind]) -> Vec<FlowPlan> {
-    let number = |name: &str| name[1..].parse::<usize>().expect("regions are numbered");
     let mut flows = Vec::new();
     for (shard, plan) in shards.iter().enumerate() {
         for route in mesh.routes.iter().filter(|route| number(&route.from.region) == plan.broker) {

@@ -1,19 +1,26 @@
 //! A router process: its links, its owning and applying flows. Dispatches what reaches it, and says nothing of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use longhaul_flow::ResetCode;
-use longhaul_wire::{FlowOpen, Frame, Limits, decode_batch, next_frame};
+use longhaul_topology::Graph;
+use longhaul_wire::{FlowOpen, Frame, Limits, decode_batch, decode_header, next_frame};
 
 use crate::applier::{ApplierFlow, Appliers, reset_frame};
 use crate::core::{Core, End, Message, Process};
 use crate::owner::{OwnerFlow, Owners};
-use crate::plan::MESH;
+use crate::plan::{MESH, number, region};
 use crate::serve::shard_name;
 use crate::shard::QueueShard;
+use crate::transit::Transits;
+use crate::way::{Link, Neighbours};
 
-const ROUTE_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+const ROUTE_RETRY: Duration = Duration::from_secs(2);
+
+/// Most links on the way of a flow, as the design says.
+const LINKS_MAX: usize = 3;
 
 /// One life after the other of a router.
 pub(crate) struct Router {
@@ -26,8 +33,15 @@ pub(crate) struct Router {
     pub owners: Owners,
     appliers: Appliers,
     shards: BTreeMap<usize, QueueShard>,
-    /// Links that this router dialled: connection, peer, region of the peer.
-    links: Vec<(u64, usize, usize)>,
+    /// Links that this router dialled.
+    pub links: Vec<Link>,
+    /// Regions that a link was up to, at any time of this life.
+    seen: BTreeSet<usize>,
+    pub started: Duration,
+    /// Flows that pass through.
+    pub transits: Transits,
+    /// Until when their next links take a batch only now and then, and how rarely.
+    pub onward_slow: (Duration, Duration),
     bytes_cap: u64,
     /// Flows whose route is not declared here, for now.
     pub withdrawn: BTreeSet<usize>,
@@ -48,6 +62,10 @@ impl Router {
             appliers: BTreeMap::new(),
             shards: BTreeMap::new(),
             links: Vec::new(),
+            seen: BTreeSet::new(),
+            started: Duration::ZERO,
+            transits: Transits::new(),
+            onward_slow: (Duration::ZERO, Duration::ZERO),
             bytes_cap,
             withdrawn: BTreeSet::new(),
             stopping: false,
@@ -86,6 +104,7 @@ impl Router {
             },
             Message::Timer { end } => self.handle_timer(core, end),
             Message::OwnsNoMore => self.disown(core),
+            Message::Onward { back } => self.send_onward(core, back),
             Message::Withdrawn { flow } => {
                 self.withdrawn.insert(flow);
                 if let Some(mut owner) = self.owners.remove(&flow) {
@@ -162,12 +181,10 @@ impl Router {
     }
 
     fn turn_owner(&mut self, core: &mut Core, flow: usize) {
-        let plan = &core.plan.flows[flow];
-        let (shard, region) = (plan.shard, plan.to_broker);
-        let to = |link: &&(u64, usize, usize)| link.2 == region;
-        let links: Vec<(u64, usize)> = self.links.iter().filter(to).map(|(conn, peer, _)| (*conn, *peer)).collect();
+        let shard = core.plan.flows[flow].shard;
+        let near = Neighbours { links: &self.links, seen: &self.seen, started: self.started };
         if let Some(owner) = self.owners.get_mut(&flow) {
-            owner.turn(core, &links, self.shards.get_mut(&shard));
+            owner.turn(core, &near, self.shards.get_mut(&shard));
         }
         if let Some(shard) = self.shards.get_mut(&shard) {
             shard.pump(core);
@@ -191,7 +208,7 @@ impl Router {
     // Links.
 
     pub(crate) fn is_linked(&self, peer: usize) -> bool {
-        self.links.iter().any(|(_, linked, _)| *linked == peer)
+        self.links.iter().any(|link| link.peer == peer)
     }
 
     fn handle_dialled(&mut self, core: &mut Core, conn: u64) {
@@ -200,7 +217,8 @@ impl Router {
         if self.stopping || self.is_linked(peer) {
             return core.close(conn, 0);
         }
-        self.links.push((conn, peer, region));
+        self.links.push(Link { conn, peer, region, since: core.now });
+        self.seen.insert(region);
         self.turn_owners(core);
     }
 
@@ -209,12 +227,14 @@ impl Router {
         let Some(found) = core.conns.get_mut(&conn) else { return };
         if found.ends[0] == process && found.open[0] {
             core.close(conn, 0);
-            self.links.retain(|(link, _, _)| *link != conn);
+            self.links.retain(|link| link.conn != conn);
+            self.lose_onward(core, conn);
             return self.turn_owners(core);
         }
         if found.ends[1] == process && found.open[1] {
             let sessions = std::mem::take(&mut found.sessions);
             core.close(conn, 1);
+            self.forget_passing(core, conn);
             for (flow, attachment) in sessions.into_values() {
                 self.gone(core, flow, attachment);
             }
@@ -241,6 +261,7 @@ impl Router {
         match &frame {
             Frame::Open(open) => self.handle_open(core, conn, open),
             Frame::Close { handle, .. } => {
+                self.end_passing(core, (conn, *handle));
                 let gone = core.conns.get_mut(&conn).and_then(|conn| conn.sessions.remove(handle));
                 if let Some((flow, attachment)) = gone {
                     self.gone(core, flow, attachment);
@@ -248,7 +269,9 @@ impl Router {
             }
             Frame::Accept { handle, .. } | Frame::Ack { handle, .. } | Frame::Reset { handle, .. } => {
                 let found = self.owners.iter_mut().find(|(_, owner)| owner.has_port(conn, *handle));
-                let Some((flow, owner)) = found.map(|(flow, owner)| (*flow, owner)) else { return };
+                let Some((flow, owner)) = found.map(|(flow, owner)| (*flow, owner)) else {
+                    return self.hand_back(core, (conn, *handle), &frame);
+                };
                 owner.handle_frame(core, &frame);
                 self.turn_owner(core, flow);
             }
@@ -259,14 +282,14 @@ impl Router {
     // Applying.
 
     /// The flow that an Open names, if the route is known here in the same words.
-    fn flow_of(&self, core: &Core, open: &FlowOpen) -> Option<usize> {
+    pub(crate) fn flow_of(&self, core: &Core, open: &FlowOpen) -> Option<usize> {
         let route = core.plan.table.route(&open.route)?;
         let is_it = |flow: &crate::plan::FlowPlan| {
             let shard = &core.plan.shards[flow.shard];
             flow.route == open.route
                 && open.mesh == MESH
                 && open.from.2 == shard_name(shard.broker, shard.partition)
-                && open.to.0 == format!("r{}", flow.to_broker)
+                && open.to.0 == region(flow.to_broker)
                 && route.hash_to(flow.to) == open.route_hash
         };
         core.plan.flows.iter().position(is_it)
@@ -274,15 +297,19 @@ impl Router {
 
     fn handle_open(&mut self, core: &mut Core, conn: u64, open: &FlowOpen) {
         let (handle, path_epoch) = (open.handle, open.path_epoch);
+        self.check_trail(core, conn, open);
         let Some(flow) = self.flow_of(core, open) else {
             core.ledger.violate("peer", format!("an Open of a flow that nobody declared: {open:?}"));
             return core.send(conn, 1, &reset_frame(handle, path_epoch, ResetCode::UnknownRoute, ROUTE_RETRY));
         };
-        if self.withdrawn.contains(&flow) {
-            return core.send(conn, 1, &reset_frame(handle, path_epoch, ResetCode::UnknownRoute, ROUTE_RETRY));
-        }
         if self.stopping {
             return core.send(conn, 1, &reset_frame(handle, path_epoch, ResetCode::Draining, ROUTE_RETRY));
+        }
+        if number(&open.to.0) != self.region {
+            return self.let_pass(core, flow, conn, open);
+        }
+        if self.withdrawn.contains(&flow) {
+            return core.send(conn, 1, &reset_frame(handle, path_epoch, ResetCode::UnknownRoute, ROUTE_RETRY));
         }
         let attachment = core.number();
         let before = core.conns.get_mut(&conn).and_then(|conn| conn.sessions.insert(handle, (flow, attachment)));
@@ -295,8 +322,32 @@ impl Router {
         }
     }
 
+    /// A flow comes over three links at most, over no region twice, and by a way of the mesh document.
+    fn check_trail(&self, core: &mut Core, conn: u64, open: &FlowOpen) {
+        let Some(found) = core.conns.get(&conn) else { return };
+        let neighbour = found.regions[0];
+        let trail = found.trails.get(&open.handle).cloned().unwrap_or_default();
+        let is_round = trail.contains(&self.region) || (1..trail.len()).any(|at| trail[..at].contains(&trail[at]));
+        if trail.len() > LINKS_MAX || is_round || trail.len() != usize::from(open.links) {
+            let (here, says) = (self.region, open.links);
+            core.ledger.violate("way", format!("a flow came over {trail:?} to {here} and says {says} links"));
+        }
+        let graph = Graph::of(&core.plan.mesh);
+        let links = usize::from(open.links);
+        if core.plan.has_detours()
+            && !graph.may_come_over(&open.from.0, &region(neighbour), &region(self.region), links)
+        {
+            core.ledger.violate("peer", format!("an honest flow may not come over {trail:?} to {}", self.region));
+        }
+    }
+
     fn handle_parcel(&mut self, core: &mut Core, conn: u64, bytes: bytes::Bytes) {
         let Some(found) = core.conns.get(&conn).filter(|conn| conn.open[1]) else { return };
+        if let Ok(header) = decode_header(&bytes)
+            && self.transits.contains_key(&(conn, header.handle))
+        {
+            return self.pass_on(core, (conn, header.handle), &header, bytes);
+        }
         let limits = Limits::new(core.plan.event_bytes_max, u16::MAX);
         let (header, events) = match decode_batch(bytes, &limits) {
             Ok(batch) => batch,
@@ -380,6 +431,7 @@ impl Router {
         }
         (self.owners, self.appliers, self.shards) = Default::default();
         (self.links, self.inbox, self.withdrawn) = Default::default();
+        (self.seen, self.transits) = Default::default();
         (self.up, self.paused, self.stopping) = (false, false, false);
         self.life += 1;
     }

@@ -1,5 +1,7 @@
 //! Brokers at work: each request as it arrives, and what befalls them from outside. What they confirm goes into the ledger.
 
+mod park;
+
 use std::time::Duration;
 
 use longhaul_event::provenance::Place;
@@ -64,6 +66,7 @@ impl Core {
             Ask::OpenSink { flow } => self.open_sink(session, flow),
             Ask::Write { flow, incarnation, events, cursor } => self.write(session, flow, incarnation, &events, cursor),
             Ask::Commit { flow, cursor } => self.commit(session, flow, cursor),
+            Ask::Park { flow, incarnation, events } => self.park(session, flow, incarnation, &events),
             Ask::HangUp => {}
         }
     }
@@ -313,20 +316,6 @@ impl Core {
         uid
     }
 
-    fn refuses(&mut self, broker: usize, flow: usize, uid: Uid) -> bool {
-        if std::mem::take(&mut self.brokers[broker].poison_next) {
-            self.brokers[broker].poisoned.insert(uid);
-        }
-        let refused = self.brokers[broker].poisoned.contains(&uid);
-        if refused {
-            self.cover.count("fault", "event refused");
-            if self.plan.drops_poison {
-                self.ledger.excused(flow, uid);
-            }
-        }
-        refused
-    }
-
     fn write_one(&mut self, session: u64, flow: usize, uid: Option<Uid>, event: &Event) {
         let Some(uid) = uid else { return };
         self.check_behind_cursor(session, flow, event);
@@ -500,6 +489,11 @@ impl Core {
         let to = first + self.rng.below(count + 1);
         let gone = self.brokers[broker].roll_back(to);
         self.brokers[broker].tails_lost += 1;
+        let kept = self.brokers[broker].written.len();
+        for (flow, uid) in self.brokers[broker].unpark(kept) {
+            self.cover.count("broker", "parked event lost");
+            self.ledger.unparked(&self.plan, flow, uid);
+        }
         for written in gone {
             let uid = written.record.uid;
             self.note(|| format!("broker: {broker} loses record {uid}"));
@@ -550,6 +544,7 @@ impl Core {
         self.brokers[broker].tails_lost += 1;
         let found = &mut self.brokers[broker];
         (found.written, found.cursors, found.fences, found.ids) = Default::default();
+        found.parked.clear();
         for flow in 0..self.plan.flows.len() {
             if self.plan.flows[flow].to_broker == broker {
                 self.ledger.sink_recreated(flow);

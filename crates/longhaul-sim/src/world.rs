@@ -8,6 +8,7 @@ use crate::core::{Core, Message, Process, What};
 use crate::coverage::Coverage;
 use crate::fault::Fault;
 use crate::ledger::{Content, Uid, Violation};
+use crate::owner::OwnerFlow;
 use crate::plan::{FAULTS_END, Plan, Work};
 use crate::router::Router;
 
@@ -81,11 +82,9 @@ impl World {
     fn start_router(&mut self, router: usize) {
         let found = &mut self.routers[router];
         (found.up, found.paused, found.stopping) = (true, false, false);
+        found.started = self.core.now;
         let (process, region) = (found.process(), found.region);
-        let to: Vec<usize> = (0..self.core.plan.kinds.len())
-            .filter(|to| self.core.plan.flows.iter().any(|flow| flow.from_broker == region && flow.to_broker == *to))
-            .collect();
-        for region in to {
+        for region in self.core.plan.neighbours(region) {
             let delay = self.core.rng.ms(0, 50);
             self.core.after(delay, What::To(process, Message::Dial { region }));
         }
@@ -201,7 +200,9 @@ impl World {
     /// Every router at both ends of a flow reads the document without it, and later the one with it.
     fn reload(&mut self, flow: usize, away: Duration) {
         let (from, to) = (self.core.plan.flows[flow].from_broker, self.core.plan.flows[flow].to_broker);
-        for router in self.routers.iter().filter(|router| [from, to].contains(&router.region)) {
+        let by_all = self.core.plan.has_detours();
+        let reads = |router: &&Router| by_all || [from, to].contains(&router.region);
+        for router in self.routers.iter().filter(reads) {
             let late = self.core.rng.ms(0, 500);
             self.core.after(late, What::To(router.process(), Message::Withdrawn { flow }));
             let late = late + away + self.core.rng.ms(0, 500);
@@ -212,6 +213,9 @@ impl World {
     fn end_router(&mut self, router: usize) {
         let region = self.routers[router].region;
         self.core.note(|| format!("world: router {router} is gone"));
+        if !self.routers[router].transits.is_empty() {
+            self.core.cover.count("fault", "died with flows passing through");
+        }
         self.routers[router].end(&mut self.core);
         let delay = self.core.rng.ms(500, 6_000);
         self.core.after(delay, What::Elect(region));
@@ -227,6 +231,9 @@ impl World {
         let region = self.routers[router].region;
         if !self.routers[router].owners.is_empty() && self.owner_of[region].0 != Some(process) {
             self.core.cover.count("fault", "woke as a zombie");
+        }
+        if !self.routers[router].transits.is_empty() {
+            self.core.cover.count("fault", "woke with flows passing through");
         }
         inbox.into_iter().for_each(|message| self.reach(process, message));
         self.core.at(self.core.now, What::Elect(region));
@@ -352,6 +359,7 @@ impl World {
             Fault::ParcelsLate { count, by } => core.late = (count, by),
             Fault::ParcelLost => core.lose = true,
             Fault::ParcelCorrupted => core.corrupt = true,
+            Fault::OnwardSlow { router, slow, by } => self.routers[router].onward_slow = (core.now + slow, by),
         }
     }
 
@@ -423,12 +431,13 @@ impl World {
         for broker in &mut self.core.brokers {
             (broker.up, broker.slow, broker.hang_until) = (true, (now, Duration::ZERO), now);
             (broker.torn, broker.poison_next) = (false, false);
-            if !self.core.plan.drops_poison {
+            if !self.core.plan.drops_poison && !self.core.plan.parks {
                 broker.poisoned.clear();
             }
         }
         for router in 0..self.routers.len() {
             self.wake(router);
+            self.routers[router].onward_slow = (now, Duration::ZERO);
             if !self.routers[router].up {
                 self.start_router(router);
             }
@@ -442,6 +451,7 @@ impl World {
         let undone = self.undone();
         if undone.is_none() {
             self.done = true;
+            self.core.audit();
             self.core.cover.longest_drain = self.core.now - healed;
             return self.check_calm();
         }
@@ -472,6 +482,10 @@ impl World {
             if acked != Some(log.end()) {
                 return Some(format!("flow {flow}: released to {acked:?} of {}", log.end()));
             }
+            let best = plan.ways(flow_plan.from_broker, flow_plan.to_broker).first().copied();
+            if owner.and_then(OwnerFlow::hop) != best {
+                return Some(format!("flow {flow}: does not come back to its best way, over region {best:?}"));
+            }
         }
         None
     }
@@ -485,7 +499,8 @@ impl World {
 
     /// Where nothing went wrong, nothing was done twice.
     fn check_calm(&mut self) {
-        if !self.core.plan.faults.is_empty() {
+        // Where there are several ways, links that come up in another order make flows change over.
+        if !self.core.plan.faults.is_empty() || self.core.plan.has_detours() {
             return;
         }
         let flows = self.core.plan.flows.len() as u64;

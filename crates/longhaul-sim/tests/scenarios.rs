@@ -257,6 +257,61 @@ fn asymmetric_partition_then_flapping() {
     assert!(cover.get("network", "cut") > 4 * RUNS, "connections broke over and over");
 }
 
+#[test]
+fn asymmetric_partition_then_flapping_with_another_way() {
+    let cover = histories(
+        |plan| plan.has_detours() && plan.has_own_link(),
+        |plan, nth| {
+            let (source, sink) = plan.ends();
+            vec![
+                (moment(nth) / 2, Fault::OneWayCut { from: sink, to: source, lasts: SECOND * 6 }),
+                (moment(nth) / 2 + SECOND * 6, Fault::Flapping { a: source, b: sink }),
+            ]
+        },
+    );
+    assert!(cover.get("fault", "took a detour") > RUNS, "flows went another way");
+    assert!(cover.get("transit", "batch") > RUNS, "and events with them");
+}
+
+#[test]
+fn direct_link_heals_while_parcels_are_on_the_longer_way() {
+    let cover = histories(
+        |plan| plan.has_detours() && plan.has_own_link(),
+        |plan, nth| {
+            let ((a, b), at) = (plan.ends(), moment(nth) / 2);
+            let late = |at: u32| (SECOND * at, Fault::ParcelsLate { count: 8, by: SECOND * 3 });
+            let cut = (at, Fault::Partition { a, b, lasts: SECOND * 4 });
+            // Back on their best way five seconds after it is there again.
+            (0..12).map(|nth| late(1 + 2 * nth)).chain([cut]).collect()
+        },
+    );
+    assert!(cover.get("fault", "back on a better way with events under way") > 0);
+}
+
+#[test]
+fn routers_on_the_way_stop_die_and_wake() {
+    let cover = histories(
+        |plan| plan.has_detours() && !plan.has_own_link(),
+        |plan, nth| {
+            let routers = plan.routers_on_the_way();
+            let one = |at: u64| {
+                let router = routers[(at + nth) as usize % routers.len()];
+                match at % 4 {
+                    0 => Fault::RouterStop { router, down: MS * 500 },
+                    1 => Fault::RouterPause { router, still: SECOND * 7 },
+                    2 => Fault::OnwardSlow { router, slow: SECOND * 4, by: MS * 800 },
+                    _ => Fault::RouterCrash { router, down: MS * 500 },
+                }
+            };
+            (0..8).map(|at| (SECOND * (2 + 3 * at as u32), one(at))).collect()
+        },
+    );
+    let names = ["died with flows passing through", "woke with flows passing through", "no way on"];
+    for name in names.into_iter().chain(["no room on the way"]) {
+        assert!(cover.get("fault", name) > 0, "{name}");
+    }
+}
+
 /// There is no interest that spreads: what comes and goes is declared, at each router in its own time.
 #[test]
 fn interest_churn() {
