@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     moved_at: Instant,
     begin_again_at: Instant,
     begun_again: u32,
+    /// Whether the source had more when it last told its end.
+    had_more: bool,
 }
 
 /// What a look finds.
@@ -40,12 +42,14 @@ impl Progress {
     #[must_use]
     pub(crate) fn new(now: Instant) -> Self {
         let begin_again_at = now + STALLED_AFTER;
-        Self { durable: None, level_at: now, moved_at: now, begin_again_at, begun_again: 0 }
+        Self { durable: None, level_at: now, moved_at: now, begin_again_at, begun_again: 0, had_more: false }
     }
 
-    /// Looks at a flow: how far it is durable, how many events it is behind if that is known, and whether something is under way.
+    /// Looks at a flow: how far it is durable, how many events it is behind if that is known, and whether something is under way. A source that
+    /// does not tell its end now, as while its reader is replaced, is taken to have what it had.
     pub(crate) fn look(&mut self, now: Instant, durable: Option<u64>, lag: Option<u64>, under_way: bool) -> Look {
-        let (level, behind) = (lag == Some(0), lag.map_or(under_way, |lag| lag > 0));
+        self.had_more = lag.map_or(self.had_more, |lag| lag > 0);
+        let (level, behind) = (lag == Some(0), self.had_more || (lag.is_none() && under_way));
         if level {
             self.level_at = now;
         }
@@ -102,6 +106,19 @@ mod tests {
         let (mut progress, start) = began();
         assert!(!progress.look(start + STALLED_AFTER, None, None, false).stalled);
         assert!(progress.look(start + STALLED_AFTER * 2, None, None, true).stalled);
+    }
+
+    #[test]
+    fn a_source_that_stops_telling_its_end_is_no_sign_of_life() {
+        let (mut progress, start) = began();
+        progress.look(start, Some(5), Some(3), false);
+        assert!(progress.look(start + STALLED_AFTER, Some(5), Some(3), false).begin_again);
+        let replaced = progress.look(start + STALLED_AFTER + MOMENT, Some(5), None, false);
+        assert_eq!((replaced.stalled, replaced.begin_again), (true, false));
+        assert!(progress.look(start + STALLED_AFTER * 2, Some(5), Some(3), false).stalled);
+        assert!(!progress.look(start + STALLED_AFTER * 2 + MOMENT, Some(8), None, false).stalled, "it moved");
+        progress.look(start + STALLED_AFTER * 3, Some(8), Some(0), false);
+        assert!(!progress.look(start + STALLED_AFTER * 9, Some(8), None, false).stalled, "it had everything");
     }
 
     #[test]
