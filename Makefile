@@ -31,14 +31,14 @@ deny:
 ELSEWHERE = --exclude longhaul-benches --exclude longhaul-bench-congestion --exclude longhaul-test-cluster --exclude longhaul-test-k8s
 unit:
 	$(CARGO) run --quiet --package xtask -- brokers
-	$(CARGO) test --workspace --exclude longhaul-tests $(ELSEWHERE) --quiet
+	$(CARGO) test --workspace --exclude longhaul-tests $(ELSEWHERE) --quiet --no-fail-fast
 
 # The whole system: real brokers, real router processes, one scenario after the other. What is selected keeps to the same set of packages as
 # above, so that nothing is built twice.
 SCENARIOS = $(shell sed -n '/^\[\[test\]\]/,$$s/^name = "\(.*\)"/\1/p' tests/Cargo.toml)
 system:
 	$(CARGO) build --workspace --exclude longhaul-tests $(ELSEWHERE) --bin longhaul
-	$(CARGO) test --workspace $(ELSEWHERE) $(SCENARIOS:%=--test %) -- --test-threads=1
+	$(CARGO) test --workspace $(ELSEWHERE) $(SCENARIOS:%=--test %) --no-fail-fast -- --test-threads=1
 
 # Alerts, recording rules and dashboards of the chart, from the table of metrics; a test checks that they are what is committed.
 FILES = k8s/helm/longhaul/files
