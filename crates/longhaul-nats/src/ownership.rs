@@ -78,9 +78,8 @@ impl Ownership {
     /// Gives everything up and removes our record, so that the others need not wait.
     pub(crate) async fn leave(&self) {
         self.leave.send_replace(true);
-        let mut views = self.views.clone();
-        let gone = async { while views.changed().await.is_ok() {} };
-        let _ = timeout(2 * LEAVE_MAX, gone).await;
+        // The keeper alone hears of what is wanted.
+        let _ = timeout(2 * LEAVE_MAX, self.wanted.closed()).await;
     }
 }
 
@@ -283,13 +282,15 @@ impl Keeper {
         self.told = trouble;
     }
 
-    /// A clean end. The record is ours to remove only while it is ours.
+    /// A clean end: first our sources own nothing any more, then the others may have it. The record is ours to remove only while it is ours.
     async fn leave(mut self) {
-        self.views.send_replace(View::default());
-        if self.members.valid_until().is_none() {
-            return;
-        }
+        // Without views every source gives up what it owns, and wants nothing any more.
+        drop(std::mem::take(&mut self.views));
         let work = async {
+            let _ = self.wants.wait_for(Wanted::is_empty).await;
+            if self.members.valid_until().is_none() {
+                return Ok(());
+            }
             let session = self.link.session().await?;
             // A record that was being written may have another revision than we know.
             self.look(&session).await?;
