@@ -11,8 +11,6 @@ use longhaul_tests::sample::{NUMBER, Sample};
 use longhaul_tests::started;
 
 const EVENTS: usize = 10_000;
-/// Four partitions of Kafka and one shard of each other source, to each of the four destinations.
-const FLOWS: usize = (4 + 3) * 4;
 const KEYS: usize = 64;
 const MIB: usize = 1 << 20;
 /// Without any further event.
@@ -47,8 +45,7 @@ async fn every_pair() {
         mesh = mesh.route(&route(source, &sinks));
     }
     mesh.start().await;
-    // Those of Kafka come last, when the group has shared its partitions out; begun later than what is produced, they would pass it over.
-    mesh.wait_shared_out(FLOWS).await;
+    mesh.wait_streaming("eu-west").await;
 
     let begin = Instant::now();
     let samples: Vec<Vec<Sample>> =

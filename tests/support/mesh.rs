@@ -428,12 +428,20 @@ impl Mesh {
         body.lines().filter_map(sample).sum()
     }
 
-    /// Waits until every flow that a region owns is streaming, and there is at least one.
+    /// Waits until every route that begins in a region has flows to each of its destinations, and all of them stream. Some sources come later
+    /// than others: Kafka's when the group has shared its partitions out.
     pub async fn wait_streaming(&self, region: &str) {
         until(&format!("every flow of {region} streams"), Duration::from_secs(60), async || {
-            let flows = self.flows(region).await;
-            let mut out = flows.iter().filter(|flow| flow.end == longhaul_router::End::Out).peekable();
-            (out.peek().is_some() && out.all(|flow| flow.phase == longhaul_router::Phase::Streaming)).then_some(())
+            let (routes, flows) = (self.routes_of(region).await, self.flows(region).await);
+            let mut out = flows.iter().filter(|flow| flow.end == longhaul_router::End::Out);
+            let begins_here = |route: &&RouteView| route.from.starts_with(&format!("{}/", parse(region).0));
+            let routes = routes.iter().filter(begins_here);
+            let ways: Vec<_> = routes.flat_map(|route| route.to.iter().map(|to| (&route.name, to))).collect();
+            let is_begun = |way| out.clone().any(|flow| (&flow.route, &flow.to) == way);
+            (!ways.is_empty()
+                && ways.into_iter().all(is_begun)
+                && out.all(|flow| flow.phase == longhaul_router::Phase::Streaming))
+            .then_some(())
         })
         .await;
     }
@@ -442,8 +450,7 @@ impl Mesh {
     /// for each flow.
     pub async fn wait_shared_out(&self, flows: usize) -> Vec<String> {
         let mut last = String::new();
-        let patience = Duration::from_secs(90) + Duration::from_millis(100) * u32::try_from(flows).expect("it fits");
-        until(&format!("{flows} flows have one owner each"), patience, async || {
+        until(&format!("{flows} flows have one owner each"), Duration::from_secs(90), async || {
             let mut owners = BTreeMap::<_, Vec<String>>::new();
             let mut streams = true;
             for router in self.routers() {
@@ -462,9 +469,7 @@ impl Mesh {
         })
         .await
     }
-}
 
-impl Mesh {
     /// What is left of a test that failed: the end of every router's log, and the flows that are not level.
     fn explain(&mut self) {
         for name in self.routers() {
