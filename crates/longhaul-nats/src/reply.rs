@@ -75,20 +75,7 @@ impl Notice {
 
 /// Milliseconds since the Unix epoch as RFC 3339; times before 1970 are 1970.
 pub(crate) fn rfc3339(time_ms: i64) -> String {
-    let ms = time_ms.clamp(0, 253_402_300_799_999);
-    let (secs, millis) = (ms / 1000, ms % 1000);
-    let (days, of_day) = (secs / 86_400, secs % 86_400);
-    // Civil date from a day number, counted in eras of 400 years that begin on 1 March of year 0.
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    longhaul_event::rfc3339(u64::try_from(time_ms.clamp(0, 253_402_300_799_999)).expect("not negative") * 1000)
 }
 
 /// What [`rfc3339`] writes and servers do, with more digits or fewer: milliseconds since the Unix epoch. UTC only.
@@ -103,7 +90,7 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
     if !(1970..10_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    // As in `rfc3339`, backwards.
+    // Day number from a civil date, counted in eras of 400 years that begin on 1 March of year 0.
     let (year, shifted_month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let (era, of_era) = (year / 400, year % 400);
     let of_year = (153 * shifted_month + 2) / 5 + day - 1;
@@ -143,11 +130,11 @@ mod tests {
     #[test]
     fn times_are_written_as_the_server_reads_them() {
         for (ms, text) in [
-            (-5, "1970-01-01T00:00:00.000Z"),
-            (1, "1970-01-01T00:00:00.001Z"),
-            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
-            (1_700_000_000_123, "2023-11-14T22:13:20.123Z"),
-            (4_107_542_399_999, "2100-02-28T23:59:59.999Z"),
+            (-5, "1970-01-01T00:00:00.000000Z"),
+            (1, "1970-01-01T00:00:00.001000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000000Z"),
+            (1_700_000_000_123, "2023-11-14T22:13:20.123000Z"),
+            (4_107_542_399_999, "2100-02-28T23:59:59.999000Z"),
         ] {
             assert_eq!(rfc3339(ms), text);
             assert_eq!(parse_rfc3339(text), Some(ms.max(0)));
