@@ -11,7 +11,7 @@ use longhaul_router::{End, Outcome, TapEvent, TapLine};
 use longhaul_tests::client::{Client, EXCHANGE, Kafka, RabbitMq};
 use longhaul_tests::http::call;
 use longhaul_tests::mesh::{Mesh, program};
-use longhaul_tests::sample::{Arrived, Sample};
+use longhaul_tests::sample::Sample;
 use longhaul_tests::started;
 use longhaul_tests::wait::until;
 
@@ -117,11 +117,6 @@ fn samples(topic: &str, correlated: &[(usize, &str, &str)]) -> Vec<Sample> {
     samples
 }
 
-fn header<'a>(arrived: &'a Arrived, name: &str) -> Option<&'a str> {
-    let found = arrived.event.headers.iter().find(|(found, _)| found == name);
-    found.and_then(|(_, value)| std::str::from_utf8(value).ok())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_event_is_found_by_its_correlation_id_in_both_regions() {
     let (kafka, rabbitmq) = tokio::join!(started::kafka(), started::rabbitmq());
@@ -163,7 +158,7 @@ async fn one_event_is_found_by_its_correlation_id_in_both_regions() {
         for (at, (number, _, header_there)) in forms.iter().enumerate() {
             let id = correlation(topic, *number);
             let one = arrived.iter().find(|one| one.event.number() == Some(*number)).expect("it arrived");
-            assert_eq!(header(one, header_there), Some(&*id), "{one:?}");
+            assert_eq!(one.header(header_there), Some(&*id), "{one:?}");
             for (tap, end) in taps[2 * at..].iter().zip([End::Out, End::In]) {
                 let what = format!("{} shows {id}", tap.output.display());
                 until(&what, PATIENCE, async || (!tap.events().is_empty()).then_some(())).await;

@@ -9,7 +9,7 @@ use longhaul_tests::client::{Client, EXCHANGE, Embedded, Kafka, RabbitMq};
 use longhaul_tests::http::publish_numbers;
 use longhaul_tests::mesh::Mesh;
 use longhaul_tests::otlp::{Received, Receiver};
-use longhaul_tests::sample::{Arrived, Sample};
+use longhaul_tests::sample::Sample;
 use longhaul_tests::started;
 use longhaul_tests::wait::until;
 
@@ -42,11 +42,6 @@ fn correlation(number: usize) -> String {
     format!("order-{number}")
 }
 
-fn header<'a>(arrived: &'a Arrived, name: &str) -> Option<&'a str> {
-    let found = arrived.event.headers.iter().find(|(found, _)| found == name);
-    found.and_then(|(_, value)| std::str::from_utf8(value).ok())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_has_five_spans_in_one_trace() {
     let (kafka, rabbitmq) = tokio::join!(started::kafka(), started::rabbitmq());
@@ -72,8 +67,8 @@ async fn an_event_has_five_spans_in_one_trace() {
     for one in &arrived {
         let number = one.event.number().expect("its number");
         // What the creator wrote is what the consumer reads.
-        assert_eq!(header(one, "traceparent"), Some(PARENT), "{one:?}");
-        assert_eq!(header(one, FORMS[number].1), Some(&*correlation(number)), "{one:?}");
+        assert_eq!(one.header("traceparent"), Some(PARENT), "{one:?}");
+        assert_eq!(one.header(FORMS[number].1), Some(&*correlation(number)), "{one:?}");
         // The identity that the consumer sees is the trace.
         let id = one.id.as_deref().expect("Longhaul's identity");
         let spans = receiver.wait_trace(id, STAGES.len(), PATIENCE).await;

@@ -1,7 +1,7 @@
 //! A receiver of OTLP over HTTP: decodes what is posted to `/v1/traces` and judges it strictly, as the protocol says.
 //!
-//! Plain or over TLS. Ids are of their lengths and not 0, no span ends before it begins, every resource has a service name. It can be told to refuse the first
-//! requests, as a receiver that is overloaded does.
+//! Plain or over TLS. Ids are of their lengths and not 0, no span ends before it begins, every resource has a service name. It can be told
+//! to refuse the first requests, as a receiver that is overloaded does.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

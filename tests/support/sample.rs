@@ -73,3 +73,12 @@ pub struct Arrived {
     /// The identity that Longhaul gave it.
     pub id: Option<String>,
 }
+
+impl Arrived {
+    /// The value of its first header of that name, if it is text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.event.headers.iter().find(|(found, _)| found == name);
+        found.and_then(|(_, value)| std::str::from_utf8(value).ok())
+    }
+}
