@@ -1,8 +1,8 @@
 //! What do two routers cost between two Kafkas?
 //!
 //! A topic of 1 KiB events on 4 partitions is carried from one real Kafka to another: through two routers and QUIC, and by one process
-//! that pipes librdkafka to librdkafka, in turns. The routers are the program itself (build it first: `cargo build --release --package longhaul`), the
-//! pipe is what anybody would write. Both promise the same: `acks=all`, idempotent. Required: 70 % of the pipe's rate, and
+//! that pipes librdkafka to librdkafka, in turns. The routers are the program itself (`make bench` builds it first), the pipe is what anybody
+//! would write. Both promise the same: `acks=all`, idempotent. Required: 70 % of the pipe's rate, and
 //! at most 1.6 times its CPU time per event, of both routers together. `LONGHAUL_BENCH_EVENTS` says how many events (1,500,000; fewer
 //! leave the pipe no time to come to its steady state).
 //!

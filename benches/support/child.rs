@@ -1,7 +1,7 @@
-//! A process that this benchmark started from its own program, in another role: asked over its standard input, measured from outside.
+//! A process that this benchmark started and measures from outside: its own program in another role, asked over its standard input, or another
+//! program, which is only measured.
 //!
-//! It ends when its standard input does, so that none outlives a benchmark, however that ends. The program `longhaul` itself can be measured as well;
-//! it is killed when it is dropped.
+//! The first ends when its standard input does, so that none outlives a benchmark, however that ends; the second when it is dropped.
 #![expect(clippy::print_stdout, reason = "a child answers on its standard output")]
 
 use std::io::{BufRead, BufReader, Lines, Write};

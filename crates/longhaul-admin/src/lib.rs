@@ -1,7 +1,8 @@
 //! The admin listener: metrics, health, the JSON API, and a page for looking.
 //!
 //! Reads are open to whoever reaches the listener, which is loopback by default; writes (`POST /v1/reload`, and what changes
-//! parked events) need the configured bearer token and are off without one; a tap needs it where there is one. Nothing here decides anything: every answer is a view of [`Router`].
+//! parked events) need the configured bearer token and are off without one; a tap needs it where there is one. Nothing here decides
+//! anything: every answer is a view of [`Router`].
 
 mod map;
 mod page;

@@ -95,7 +95,7 @@ metrics! {
     LINK_RECEIVED = "longhaul_link_received_bytes_total", Counter, REGION, "UDP bytes received on links to that region.";
     LINK_CONNECTS = "longhaul_link_connects_total", Counter, REGION, "Times that a link to that region came up.";
     LINK_RECONNECTS = "longhaul_link_reconnects_total", Counter, REGION, "Times that a link to that region came up again after it had been up.";
-    REFUSED_CONNECTIONS = "longhaul_refused_connections_total", Counter, &["reason"], "Connections that this router refused, or cut off because their peer broke the protocol, by reason.";
+    REFUSED_CONNECTIONS = "longhaul_refused_connections_total", Counter, &["reason"], "Connections that this router refused, or cut off because their peer broke the protocol, by reason. `noise` counts seconds in which datagrams came that belong to no link.";
     REFUSED_MESSAGES = "longhaul_refused_messages_total", Counter, &["reason"], "What routers that dialled in sent and was refused while their link stands, by reason: flows that may not be opened here, or are opened too often, and batches that belong to no open flow any more.";
     TRANSIT_OPENED = "longhaul_transit_flows_opened_total", Counter, &["from", "to"], "Times that a flow was opened through this router, from a region to another, neither of them its own.";
     REFUSED_REQUESTS = "longhaul_refused_requests_total", Counter, &["listener", "status"], "HTTP requests that were refused, by listener (`admin`, or `broker/` and the name of an embedded broker) and HTTP status.";
