@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use longhaul_router::{End, Phase};
 use longhaul_test_brokers::nats;
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Kafka, Nats};
 use longhaul_tests::judge::{Compare, Verdict, judge};
 use longhaul_tests::mesh::Mesh;
@@ -166,4 +167,5 @@ async fn fail_over() {
     let arrived = running.sink.consume(TOPIC, samples.len(), PATIENCE).await;
     let verdict = judge("kafka to nats", &samples, &arrived, Compare::Content);
     assert_eq!(verdict, Verdict { events: samples.len(), duplicates: 0 });
+    assert_audits(&running.mesh, &[READERS, WRITERS].concat()).await;
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use longhaul_router::{End, FlowView, Phase};
+use longhaul_tests::audit::assert_audits;
 use longhaul_tests::client::{Client, Kafka, Nats, RabbitMq};
 use longhaul_tests::judge::{Compare, judge};
 use longhaul_tests::mesh::Mesh;
@@ -98,8 +99,7 @@ async fn replicas() {
         assert!(!once || verdict.duplicates == 0, "{what}: {verdict:?}");
     }
     let left: Vec<_> = mesh.routers().into_iter().filter(|router| router != "us" && router != "ap/2").collect();
-    // Both ends cannot be compared: an applier that took a flow over counts from then on. That each end's books balance, every router is
-    // asked before it ends.
+    assert_audits(&mesh, &left.iter().map(String::as_str).collect::<Vec<_>>()).await;
     for router in left {
         assert!(!mesh.log(&router).contains("panicked"), "{}", mesh.log(&router));
         assert_eq!(mesh.terminate(&router), Some(0), "{}", mesh.log(&router));

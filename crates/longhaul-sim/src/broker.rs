@@ -84,6 +84,8 @@ pub(crate) struct Broker {
     pub batch: u64,
     pub tails_lost: u64,
     pub torn: bool,
+    /// The next events that are set aside are, up to one of them, and nobody hears of it.
+    pub torn_parking: bool,
     pub poison_next: bool,
     /// Records (of the source) that are refused for good.
     pub poisoned: BTreeSet<Uid>,
@@ -107,6 +109,7 @@ impl Broker {
             batch: 0,
             tails_lost: 0,
             torn: false,
+            torn_parking: false,
             poison_next: false,
             poisoned: BTreeSet::new(),
             parked: BTreeMap::new(),

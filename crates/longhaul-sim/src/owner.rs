@@ -62,6 +62,8 @@ pub(crate) struct OwnerFlow {
     /// The region over which it goes.
     hop: usize,
     avoided: Avoided,
+    /// Who had no way on last: region, path epoch, and when.
+    refused: Option<(usize, u32, Duration)>,
     look: Option<Duration>,
     cursor: Cursor,
     /// The reader that is being opened.
@@ -102,6 +104,7 @@ impl OwnerFlow {
             port: None,
             hop: 0,
             avoided: Avoided::default(),
+            refused: None,
             look: None,
             cursor: Cursor::None,
             opening: None,
@@ -515,7 +518,7 @@ impl OwnerFlow {
                 let code = ResetCode::ALL.get(usize::from(code)).copied().unwrap_or(ResetCode::BadChain);
                 let retry = Duration::from_millis(u64::from(retry_ms));
                 if path_epoch == self.owner.path_epoch() && code == ResetCode::NoPath {
-                    self.avoided.add(self.hop, now);
+                    self.avoid(core);
                 }
                 ("reset", self.owner.handle_reset(now, path_epoch, Reset { code, retry }))
             }

@@ -339,7 +339,10 @@ impl World {
             Fault::BrokerSlow { broker, slow, by } => core.brokers[broker].slow = (core.now + slow, by),
             Fault::BrokerHang { broker, hang } => core.brokers[broker].hang_until = core.now + hang,
             Fault::SessionsCut { broker } => core.cut_sessions(broker),
-            Fault::TornWrite { broker } => core.brokers[broker].torn = true,
+            Fault::TornWrite { broker } => {
+                let broker = &mut core.brokers[broker];
+                (broker.torn, broker.torn_parking) = (true, true);
+            }
             Fault::SinkRecreated { broker } => core.recreate_sink(broker),
             Fault::SourceRecreated { broker } => core.recreate_source(broker),
             Fault::RetentionOverrun { broker } => core.overrun(broker),
@@ -430,7 +433,7 @@ impl World {
         (self.core.twice, self.core.late, self.core.lose, self.core.corrupt) = (0, (0, Duration::ZERO), false, false);
         for broker in &mut self.core.brokers {
             (broker.up, broker.slow, broker.hang_until) = (true, (now, Duration::ZERO), now);
-            (broker.torn, broker.poison_next) = (false, false);
+            (broker.torn, broker.torn_parking, broker.poison_next) = (false, false, false);
             if !self.core.plan.drops_poison && !self.core.plan.parks {
                 broker.poisoned.clear();
             }

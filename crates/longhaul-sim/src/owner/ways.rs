@@ -1,11 +1,26 @@
 //! Which way an owning flow takes, and when it takes another: as the router does it.
 
+use std::time::Duration;
+
 use crate::core::{Core, End, Message, What};
 use crate::way::Neighbours;
 
 use super::{LOOK_FOR_WAYS_EVERY, OwnerFlow};
 
+/// A neighbour that had no way on is left alone for so long at least, whether or not there is another.
+const LEFT_ALONE: Duration = Duration::from_millis(500);
+
 impl OwnerFlow {
+    /// The neighbour over which it goes has no way on.
+    pub(super) fn avoid(&mut self, core: &mut Core) {
+        let (hop, epoch, now) = (self.hop, self.owner.path_epoch(), core.now);
+        if self.refused.is_some_and(|(last, of, at)| last == hop && of != epoch && now < at + LEFT_ALONE) {
+            core.ledger.violate("way", format!("flow {}: region {hop} is asked again at once", self.flow));
+        }
+        self.refused = Some((hop, epoch, now));
+        self.avoided.add(hop, now);
+    }
+
     /// Takes a way when there is none, leaves one for a better one, and notices when the link in use is gone.
     pub(super) fn choose_way(&mut self, core: &mut Core, near: &Neighbours<'_>) {
         let (flow, now) = (&core.plan.flows[self.flow], core.now);

@@ -25,7 +25,7 @@ impl Core {
     /// Sets events aside, each under a name that is made of its flow and itself: what was parked before is parked again, once.
     pub(super) fn park(&mut self, session: u64, flow: usize, incarnation: u64, events: &[Event]) {
         let broker = self.plan.flows[flow].to_broker;
-        let torn = std::mem::take(&mut self.brokers[broker].torn);
+        let torn = std::mem::take(&mut self.brokers[broker].torn_parking);
         let upto = if torn { self.rng.below(events.len() + 1) } else { events.len() };
         for event in &events[..upto] {
             let Some(uid) = self.uid_of(flow, incarnation, event) else { continue };
