@@ -32,7 +32,7 @@ pub(crate) enum Fate {
 pub struct AuditView {
     /// The position behind which counting began.
     pub since: Option<Position>,
-    /// How many lives of the shard were counted.
+    /// How many stretches were counted: one for each life of the shard, and one more whenever another applier had written meanwhile.
     pub lives: u32,
     /// Events that the source had for this end, those that were missing included.
     pub read: u64,
@@ -205,6 +205,16 @@ impl Audit {
         }
     }
 
+    /// The destination has that cursor. What of it is beyond what was ever here was written by another applier, and is in its books: another
+    /// stretch begins behind it.
+    pub(crate) fn meet(&mut self, cursor: Position) {
+        let next = cursor.offset.wrapping_add(1);
+        if self.incarnation == Some(cursor.incarnation) && next > self.looked_at.max(self.settled) {
+            self.lives += 1;
+        }
+        self.settle(cursor);
+    }
+
     /// Everything that was put together is done.
     pub(crate) fn settle_all(&mut self) {
         if let Some(end) = self.open.back().map(|entry| entry.end) {
@@ -353,6 +363,24 @@ mod tests {
         assert_eq!((audit.view().gaps, audit.view().read), (4, 8));
         audit.begin(1, 11);
         assert!(!audit.view().is_balanced());
+    }
+
+    #[test]
+    fn what_another_applier_wrote_meanwhile_begins_another_stretch() {
+        let mut audit = Audit::default();
+        audit.begin(1, 0);
+        span(&mut audit, 1..5);
+        // Its own write, of which it has not heard.
+        audit.meet(at(4));
+        audit.void();
+        assert_eq!((audit.view().read, audit.view().lives), (4, 1));
+        audit.meet(at(9));
+        audit.void();
+        assert_eq!((audit.view().read, audit.view().lives), (4, 2), "others have them in their books");
+        span(&mut audit, 10..12);
+        audit.meet(at(11));
+        assert_eq!((audit.view().read, audit.view().lives), (6, 2));
+        assert!(audit.view().is_balanced());
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Driver {
         if let Some(cursor) = cursor {
             match self.audit.incarnation() {
                 None => self.audit.begin(cursor.incarnation, cursor.offset),
-                Some(_) => self.audit.settle(cursor),
+                Some(_) => self.audit.meet(cursor),
             }
         }
         self.audit.void();
