@@ -166,7 +166,18 @@ async fn wrong_requests_are_answered_and_harm_nothing() {
         many_headers.as_bytes(),
         long_line.as_bytes(),
     ];
-    for base in [&source, &admin] {
+    let unread = async |listener: &str| {
+        let mut total = 0.0;
+        for status in ["400", "431"] {
+            let labels = [format!("listener=\"{listener}\""), format!("status=\"{status}\"")];
+            let labels = labels.each_ref().map(String::as_str);
+            total += mesh.metric("a", "longhaul_refused_requests_total", &labels).await;
+        }
+        total
+    };
+    let listeners = [("broker/events", &source, "the embedded broker"), ("admin", &admin, "the admin listener")];
+    for (listener, base, name) in listeners {
+        let before = unread(listener).await;
         for bytes in raws {
             let answer = raw(base, bytes).await;
             assert!(
@@ -174,6 +185,13 @@ async fn wrong_requests_are_answered_and_harm_nothing() {
                 "{answer}"
             );
         }
+        let what = format!("{listener} has counted what is no HTTP");
+        until(&what, PATIENCE, async || (unread(listener).await == before + raws.len() as f64).then_some(())).await;
+        // There is one line a second at the most, and other refusals have lines too.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        raw(base, raws[0]).await;
+        let said = |line: &str| line.contains(name) && line.contains("sent what is no HTTP");
+        until("it is said", PATIENCE, async || mesh.log("a").lines().any(said).then_some(())).await;
     }
     // A body that ends before it is whole is no event.
     let cut_short = b"POST /v1/topics/orders.new/events HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nonly this";

@@ -21,6 +21,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router as Api};
+use longhaul_http::Unread;
 use longhaul_router::Router;
 use longhaul_telemetry::OnceASecond;
 use serde_json::json;
@@ -29,6 +30,9 @@ use tokio::task::JoinSet;
 
 pub use map::{LinkState, MapLink};
 pub use snapshot::{FLOWS_SHOWN_MAX, FlowLine, LinkLine, PARKED_SHOWN_MAX, ParkedLines, RouteLine, Snapshot};
+
+/// Most connections at once; watchers of the page and taps hold one each.
+const CONNECTIONS_MAX: usize = 256;
 
 /// The admin listener of one router; ends when dropped.
 pub struct Admin {
@@ -57,11 +61,11 @@ impl Admin {
         let mut tasks = JoinSet::new();
         tasks.spawn(stream::make_for_ever(Arc::clone(&shared)));
         tasks.spawn(stream::ask_parked_for_ever(Arc::clone(&shared)));
-        tasks.spawn(async move {
-            if let Err(error) = axum::serve(listener, api(shared)).await {
-                tracing::error!(%error, "the admin listener has ended");
-            }
-        });
+        let no_http = {
+            let shared = Arc::clone(&shared);
+            move |unread: Unread| refuse(&shared, &unread.reason, unread.status)
+        };
+        tasks.spawn(longhaul_http::serve(listener, CONNECTIONS_MAX, api(shared), no_http, std::future::pending()));
         Ok(Self { address, _tasks: tasks })
     }
 
@@ -102,12 +106,16 @@ async fn count_refused(State(shared): State<Arc<Shared>>, request: Request, next
     let response = next.run(request).await;
     let status = response.status();
     if status.is_client_error() {
-        shared.router.count_refused_request(status.as_u16());
-        if shared.pace.is_due(std::time::Instant::now()) {
-            tracing::warn!(asked, status = status.as_u16(), "a request to the admin listener was refused");
-        }
+        refuse(&shared, &asked, status.as_u16());
     }
     response
+}
+
+fn refuse(shared: &Shared, asked: &str, status: u16) {
+    shared.router.count_refused_request(status);
+    if shared.pace.is_due(std::time::Instant::now()) {
+        tracing::warn!(asked, status, "a request to the admin listener was refused");
+    }
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {

@@ -13,7 +13,7 @@ const ROWS: &[(u8, &[&str])] = &[
     (2, &["longhaul-topology"]),
     (3, &["longhaul-route", "longhaul-config"]),
     (4, &["longhaul-wire", "longhaul-flow"]),
-    (5, &["longhaul-broker", "longhaul-telemetry"]),
+    (5, &["longhaul-broker", "longhaul-telemetry", "longhaul-http"]),
     (6, &["longhaul-link", "longhaul-kafka", "longhaul-rabbitmq", "longhaul-nats", "longhaul-embedded"]),
     (7, &["longhaul-router"]),
     (8, &["longhaul-admin"]),

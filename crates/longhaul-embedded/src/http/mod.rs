@@ -11,7 +11,6 @@
 
 mod cloudevents;
 mod json;
-mod listen;
 mod problem;
 mod publish;
 mod refused;
@@ -24,11 +23,11 @@ use axum::Router;
 use axum::http::Uri;
 use axum::response::Response;
 use axum::routing::{get, post};
+use longhaul_http::Unread;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::log::Log;
-use listen::Limited;
 use problem::Problem;
 pub(crate) use refused::Refused;
 
@@ -61,17 +60,18 @@ pub(crate) async fn serve(
             Problem::not_found(format!("there is nothing at {}; publish to /v1/topics/{{topic}}/events", uri.path()))
         })
         .method_not_allowed_fallback(|| async { Problem::not_allowed() })
-        .layer(axum::middleware::map_response(move |response: Response| {
-            refused.look(&response);
-            async { response }
+        .layer(axum::middleware::map_response({
+            let refused = Arc::clone(&refused);
+            move |response: Response| {
+                refused.look(&response);
+                async { response }
+            }
         }))
         .with_state(server);
     let closing = async move {
         // A sender that is gone closes as well.
         let _ = closed.wait_for(|closed| *closed).await;
     };
-    let served = axum::serve(Limited::new(listener, CONNECTIONS_MAX), app).with_graceful_shutdown(closing).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the embedded broker's listener has ended");
-    }
+    let no_http = move |unread: Unread| refused.add(unread.status, &unread.reason);
+    longhaul_http::serve(listener, CONNECTIONS_MAX, app, no_http, closing).await;
 }

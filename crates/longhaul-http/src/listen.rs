@@ -30,23 +30,15 @@ impl Limited {
     pub(super) fn new(listener: TcpListener, connections_max: usize) -> Self {
         Self { listener, room: Arc::new(Semaphore::new(connections_max)) }
     }
-}
 
-impl Listener for Limited {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    /// The next connection, and who it is.
+    pub(super) async fn accept(&mut self) -> (Connection, SocketAddr) {
         let room = Arc::clone(&self.room).acquire_owned().await.expect("the semaphore is never closed");
-        // The trait's own implementation knows which errors of accept pass, and waits for those that need it.
-        let (stream, addr) = Listener::accept(&mut self.listener).await;
+        // This implementation knows which errors of accept pass, and waits for those that need it.
+        let (stream, peer) = Listener::accept(&mut self.listener).await;
         // An answer is small and awaited: it must not wait for an acknowledgement. Without it, it is only slower.
         let _ = stream.set_nodelay(true);
-        (Connection { stream, lingers: None, _room: room }, addr)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        (Connection { stream, lingers: None, _room: room }, peer)
     }
 }
 
