@@ -1,4 +1,5 @@
-//! The anchor of the link: bare quinn between two processes, one stream for each parcel, windows and socket buffers as a link has them.
+//! The anchor of the link: bare quinn between two processes, one stream for each parcel, windows and socket buffers as a link has them,
+//! packets as large as asked for.
 //! Nothing is encoded, checked or looked at.
 
 use std::net::{SocketAddr, UdpSocket};
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -21,6 +22,10 @@ const PARCEL_BYTES: usize = 256 * 1024;
 const SOCKET_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Largest packet of quinn as it comes.
+pub const PACKET_BYTES: u16 = 1_452;
+/// Largest packet of a link, where the path carries it.
+pub const LINK_PACKET_BYTES: u16 = 6_500;
 const STREAMS_MAX: u32 = 1024;
 /// Streams that are written at the same time.
 const WRITERS: usize = 16;
@@ -41,14 +46,14 @@ pub fn write_certificate(folder: &Path) {
 ///
 /// # Panics
 /// When it cannot listen.
-pub fn receive(folder: &Path) {
+pub fn receive(folder: &Path, packet_bytes: u16) {
     let runtime = prepare();
     let _guard = runtime.enter();
     let key = PrivatePkcs8KeyDer::from(read(folder, "anchor.key"));
     let mut config =
         quinn::ServerConfig::with_single_cert(vec![certificate(folder)], key.into()).expect("a certificate");
-    config.transport_config(transport());
-    let endpoint = endpoint(Some(config));
+    config.transport_config(transport(packet_bytes));
+    let endpoint = endpoint(Some(config), packet_bytes);
     let taken = Arc::new(AtomicU64::new(0));
     let address = endpoint.local_addr().expect("a bound socket has an address");
     tokio::spawn(accept(endpoint, Arc::clone(&taken)));
@@ -73,14 +78,14 @@ async fn accept(endpoint: Endpoint, taken: Arc<AtomicU64>) {
 ///
 /// # Panics
 /// When it cannot connect.
-pub fn send(folder: &Path, to: SocketAddr) {
+pub fn send(folder: &Path, to: SocketAddr, packet_bytes: u16) {
     let runtime = prepare();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate(folder)).expect("a certificate");
     let mut config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).expect("a root");
-    config.transport_config(transport());
+    config.transport_config(transport(packet_bytes));
     let connection = runtime.block_on(async {
-        let connecting = endpoint(None).connect_with(config, to, "localhost").expect("an address");
+        let connecting = endpoint(None, packet_bytes).connect_with(config, to, "localhost").expect("an address");
         connecting.await.expect("the receiver answers")
     });
     let pool = Random(1).bytes(POOL_PARCELS * PARCEL_BYTES);
@@ -101,9 +106,12 @@ async fn write(connection: Connection, pool: Bytes, mut nth: usize) {
     }
 }
 
-fn transport() -> Arc<TransportConfig> {
+fn transport(packet_bytes: u16) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(packet_bytes);
     config
+        .mtu_discovery_config(Some(discovery))
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window(WINDOW_BYTES.into())
         .send_window(WINDOW_BYTES.into())
@@ -112,12 +120,14 @@ fn transport() -> Arc<TransportConfig> {
     Arc::new(config)
 }
 
-fn endpoint(server: Option<quinn::ServerConfig>) -> Endpoint {
+fn endpoint(server: Option<quinn::ServerConfig>, packet_bytes: u16) -> Endpoint {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).expect("a socket");
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback has a free port");
-    let endpoint = Endpoint::new(EndpointConfig::default(), server, UdpSocket::from(socket), Arc::new(TokioRuntime));
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(packet_bytes).expect("more than the least that QUIC allows");
+    let endpoint = Endpoint::new(config, server, UdpSocket::from(socket), Arc::new(TokioRuntime));
     endpoint.expect("an endpoint")
 }
 
