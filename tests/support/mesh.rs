@@ -461,7 +461,7 @@ impl Mesh {
             }
             let now = format!("{owners:?}");
             if now != last {
-                eprintln!("owners: {now}");
+                eprintln!("owners: {now:.2000}");
                 last = now;
             }
             let alone = owners.values().all(|routers| routers.len() == 1);
