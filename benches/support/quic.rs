@@ -24,8 +24,6 @@ const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Largest packet of quinn as it comes.
 pub const PACKET_BYTES: u16 = 1_452;
-/// Largest packet of a link, where the path carries it.
-pub const LINK_PACKET_BYTES: u16 = 6_500;
 const STREAMS_MAX: u32 = 1024;
 /// Streams that are written at the same time.
 const WRITERS: usize = 16;

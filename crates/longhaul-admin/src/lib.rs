@@ -63,7 +63,11 @@ impl Admin {
         tasks.spawn(stream::ask_parked_for_ever(Arc::clone(&shared)));
         let no_http = {
             let shared = Arc::clone(&shared);
-            move |unread: Unread| refuse(&shared, &unread.reason, unread.status)
+            move |Unread { status, reason }: Unread| {
+                if count(&shared, status) {
+                    tracing::warn!(reason, status, "a request to the admin listener was refused");
+                }
+            }
         };
         tasks.spawn(longhaul_http::serve(listener, CONNECTIONS_MAX, api(shared), no_http, std::future::pending()));
         Ok(Self { address, _tasks: tasks })
@@ -105,17 +109,16 @@ async fn count_refused(State(shared): State<Arc<Shared>>, request: Request, next
     let asked = format!("{} {}", request.method(), request.uri().path());
     let response = next.run(request).await;
     let status = response.status();
-    if status.is_client_error() {
-        refuse(&shared, &asked, status.as_u16());
+    if status.is_client_error() && count(&shared, status.as_u16()) {
+        tracing::warn!(asked, status = status.as_u16(), "a request to the admin listener was refused");
     }
     response
 }
 
-fn refuse(shared: &Shared, asked: &str, status: u16) {
+/// Counts one that was refused; whether it is time to say so.
+fn count(shared: &Shared, status: u16) -> bool {
     shared.router.count_refused_request(status);
-    if shared.pace.is_due(std::time::Instant::now()) {
-        tracing::warn!(asked, status, "a request to the admin listener was refused");
-    }
+    shared.pace.is_due(std::time::Instant::now())
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {

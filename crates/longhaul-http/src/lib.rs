@@ -70,9 +70,12 @@ pub async fn serve(
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::sync::Mutex;
 
+    use axum::body::Body;
     use axum::routing::get;
+    use futures::StreamExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::oneshot;
@@ -86,7 +89,17 @@ mod tests {
         let heard = Arc::clone(&unread);
         let (close, closed) = oneshot::channel();
         let closing = async move { drop(closed.await) };
-        let app = Router::new().route("/", get(async || "here"));
+        let later = || {
+            futures::stream::iter(["soon", "late"]).then(async |part| {
+                if part == "late" {
+                    tokio::time::sleep(2 * IDLE_MAX).await;
+                }
+                Ok::<_, Infallible>(part)
+            })
+        };
+        let app = Router::new()
+            .route("/", get(async || "here"))
+            .route("/stream", get(async move || Body::from_stream(later())));
         let no_http = move |bytes| heard.lock().expect("nobody panics").push(bytes);
         tokio::spawn(serve(listener, connections_max, app, no_http, closing));
         (address, unread, close)
@@ -145,6 +158,22 @@ mod tests {
         silent.read_to_end(&mut answer).await.expect("an end");
         assert!(asked.elapsed() >= IDLE_MAX, "{:?}", asked.elapsed());
         assert!(unread.lock().expect("nobody panics").is_empty(), "silence is no attack");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_silent_for_longer_goes_on() {
+        let (address, _, _close) = start(8).await;
+        let mut stream = TcpStream::connect(address).await.expect("a listener");
+        stream.write_all(b"GET /stream HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("it reads");
+        let mut answer = vec![0; 1024];
+        let mut read = 0;
+        while !String::from_utf8_lossy(&answer[..read]).contains("soon") {
+            read += stream.read(&mut answer[read..]).await.expect("it answers");
+        }
+        tokio::time::pause();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.expect("it goes on");
+        assert!(rest.contains("late"), "{rest}");
     }
 
     #[tokio::test]

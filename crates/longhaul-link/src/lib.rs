@@ -29,4 +29,4 @@ pub use longhaul_topology::{Class, Congestion};
 pub use parcel::BatchHandler;
 pub use scheduler::{Gate, Offer, Parcel, Scheduler, class_from_wire, class_to_wire};
 pub use tls::{Fresh, Identity, IdentityWatch, RouterName, TlsFiles};
-pub use transport::WindowHint;
+pub use transport::{MTU_MAX, WindowHint};

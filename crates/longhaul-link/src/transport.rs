@@ -21,7 +21,7 @@ const IDLE_MILLIS: u32 = 20_000;
 const INITIAL_MTU: u16 = 1200;
 /// Largest packet that is probed for. Networks inside a data centre and between some carry frames of 9,000 bytes; quinn hands ten packets to
 /// the kernel at a time, which takes 64 KiB. Where 1,500 bytes are the limit, the probes beyond it are lost and cost nothing else.
-pub(crate) const MTU_MAX: u16 = 6_500;
+pub const MTU_MAX: u16 = 6_500;
 /// A packet is lost when so many later ones have come, or when it is late by an eighth of a round trip. quinn's 3 takes every packet that was
 /// overtaken for lost: with 1 ms of jitter at 1 Gbit/s that is a third of all, sent again for nothing.
 const REORDERED_PACKETS_MAX: u32 = 1024;
